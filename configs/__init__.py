@@ -1,0 +1,1 @@
+"""Configs of runs, for scripts/train.py --config=configs/<name>.py[:variant]."""

@@ -1,0 +1,67 @@
+"""Every field of a run, with its default. The other configs start from this one."""
+
+import ml_collections
+
+from pcejax.errors import UserError
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """A U-Net on all labelled DeepGlobe tiles at half resolution, 50 balanced points per class and tile."""
+    if variant:
+        raise UserError(f"configs/default.py:{variant}: this config has no variants")
+    config = ml_collections.ConfigDict()
+    config.seed = 0  # initialisation, order of crops, augmentation; not which points
+    config.train_unknown = False  # whether unknown gets a logit and, with dense labels, is taught
+
+    config.data = data = ml_collections.ConfigDict()
+    data.name = "deepglobe"  # prepared dataset: "deepglobe" or "<builder>/<config>"
+    data.data_dir = "data"  # folder that scripts/prepare_data.py filled
+    data.train_split = "train"  # split, or slices such as "train[:6]+train[8:]"
+    data.eval_split = "crossvali"  # scored in and after training; GLNet reports on these 207 tiles
+    data.scale = 0.5  # training resolution: 1, 0.5 or 0.25 of the native one
+    data.crop = 256  # side of a crop, pixels at the training scale
+    data.anchored_share = 0.75  # share of crops laid around a labelled pixel, classes alike
+    data.device_memory_share = 0.6  # of a device's memory, the most that resident tiles may take
+
+    config.points = points = ml_collections.ConfigDict()
+    points.annotator = "balanced"  # "uniform" | "balanced" | "dense"
+    points.budget = 50  # points per tile (uniform), or per class and tile (balanced)
+    points.seed = 0  # which points; budgets of one seed are nested
+
+    config.augment = augment = ml_collections.ConfigDict()
+    augment.dihedral_moves = True  # flips and quarter turns: overhead imagery has no up
+    augment.brightness = 0.2  # factor exp(+-0.2) on all bands
+    augment.color = 0.1  # factor exp(+-0.1) on each band
+
+    config.model = model = ml_collections.ConfigDict()
+    model.depth = 4  # times down; 2448 = 16 * 153, so 4 needs no padding at full resolution
+    model.width = 32  # features of the first level, doubled at each
+    model.norm = "group"  # "group" | "batch" (synchronised over devices) | "none"
+    model.upsample = "transposed"  # "transposed" | "bilinear" | "nearest"
+    model.dtype = "float32"  # of the computation: "bfloat16" on accelerators; parameters stay float32
+
+    config.loss = loss = ml_collections.ConfigDict()
+    loss.class_weights = ()  # one for each class that has a logit; () for equal weights
+    loss.label_smoothing = 0.0  # share of the target spread over all classes
+    loss.focal_gamma = 0.0  # exponent of (1 - p); 0 for none
+
+    config.optimizer = optimizer = ml_collections.ConfigDict()
+    optimizer.learning_rate = 1e-3  # the largest
+    optimizer.warmup_steps = 100  # linear from 0; then a cosine to 0
+    optimizer.weight_decay = 1e-2  # on kernels alone
+    optimizer.grad_clip_norm = 1.0  # largest global norm of a gradient
+
+    config.train = train = ml_collections.ConfigDict()
+    train.num_steps = 10_000  # optimizer steps
+    train.batch_size = 32  # crops a step, over all devices
+    train.ema_decay = 0.995  # of the running mean of parameters, which is what is scored
+    train.log_every_steps = 50
+    train.checkpoint_every_steps = 1_000
+    train.eval_every_steps = 0  # scores eval_split so often; 0 for at the end only
+
+    config.inference = inference = ml_collections.ConfigDict()
+    inference.window = 512  # side of a window, pixels at the training scale
+    inference.overlap = 128  # pixels that neighbouring windows share at least
+    inference.batch_size = 4  # windows a call, over a process's devices
+    inference.buffer_px = 8  # native pixels around the points of a clicked tile that are not scored
+    return config

@@ -1,0 +1,28 @@
+"""U-Net with partial cross entropy on DeepGlobe: balanced points, half resolution.
+
+Command, from the archive to scores:
+  scripts/prepare_data.py --dataset=deepglobe --manual_dir=<archive> --data_dir=data
+  scripts/train.py --config=configs/unet.py --workdir=runs/unet
+"""
+
+import ml_collections
+
+from configs import default
+from pcejax.errors import UserError
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """`""` for accelerators, `"cpu"` for a handful of tiles on a CPU: narrower, and at a quarter of the resolution."""
+    config = default.get_config()
+    if variant == "cpu":
+        config.data.scale = 0.25
+        config.model.width = 24
+        config.train.num_steps = 800
+        config.train.batch_size = 8
+        config.train.checkpoint_every_steps = 200
+        config.train.log_every_steps = 20
+    elif variant:
+        raise UserError(f"configs/unet.py:{variant}: expected no variant, or :cpu")
+    else:
+        config.model.dtype = "bfloat16"
+    return config

@@ -1,0 +1,121 @@
+"""A model and a split -> the scores of its maps of whole tiles, at native resolution."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.special
+import tensorflow_datasets as tfds
+from rich.console import Console
+from rich.table import Table
+
+from pcejax import datasets, metrics, pictures, points, runs, tiles, trained, writers
+from pcejax.errors import UserError
+from pcejax.legend import IGNORE
+
+MAX_PICTURES = 8
+"""Tiles of a split whose maps are drawn."""
+
+
+def evaluate(workdir: Path, split: str) -> dict[str, Any]:
+    """Scores the newest checkpoint of the run in `workdir` on `split`; see `score_split`."""
+    model = trained.load(workdir)
+    builder = datasets.open_dataset(model.config.data.name, model.config.data.data_dir)
+    return score_split(model, builder, split, workdir)
+
+
+def score_split(model: trained.Trained, builder: tfds.core.DatasetBuilder, split: str, workdir: Path) -> dict[str, Any]:
+    """Scores the model's maps of every tile of `split`, and writes them to `report/evaluation_<split>.json`.
+
+    The protocol is "across" where the run was taught by none of the tiles. Where it was taught by
+    points on all of them it is "within": those points and a buffer around them are not scored. Where
+    it was taught by their dense masks it is "fit", which tells nothing about other pixels.
+
+    The first tiles' maps are drawn into `report/maps_<split>/`: image and points, truth, map, confidence.
+
+    Raises:
+      UserError: the split holds tiles with and without training labels, or tiles without a mask.
+    """
+    config, legend = model.config, model.legend
+    raw = tiles.read(builder, split)
+    protocol = _protocol(model, raw, split)
+    folder = runs.pictures_folder(workdir, split)
+    folder.mkdir(parents=True, exist_ok=True)
+    matrices = np.zeros((len(raw), legend.num_classes, legend.num_classes), np.int64)
+    progress, pixels, start = writers.Progress(len(raw)), 0, time.monotonic()
+    for index, (tile, image, mask) in enumerate(tiles.decoded(raw)):
+        if (mask == IGNORE).all():
+            raise UserError(f"split {split!r}: tile {tile.tile_id} has no mask; expected labelled tiles")
+        logits = model.map_image(model.variables, image)
+        predicted = logits.argmax(-1).astype(np.uint8)
+        clicked = tiles.labels_of(tile, config, legend)[1] if protocol == "within" else None
+        truth = mask
+        if clicked is not None:
+            near = points.near_points(clicked, mask.shape, config.inference.buffer_px)
+            truth = np.where(near, IGNORE, mask).astype(np.uint8)
+        matrices[index] = metrics.confusion_matrix(truth, predicted, legend.num_classes)
+        pixels += mask.size
+        if index < MAX_PICTURES:
+            shown = image if clicked is None else pictures.with_points(image, clicked, legend, max(image.shape) // 150)
+            panels = [shown, pictures.color_map(mask, legend), pictures.color_map(predicted, legend)]
+            panels.append(pictures.confidence(scipy.special.softmax(logits, -1).max(-1)))
+            pictures.side_by_side(panels).save(folder / f"{tile.tile_id}.png")
+        if index % max(1, len(raw) // 10) == 0 or index + 1 == len(raw):
+            print(f"evaluate {split}: tiles {progress.line(index + 1)}", flush=True)
+    seconds = time.monotonic() - start
+    majority = max(range(legend.num_known), key=lambda c: model.about["label_counts"][legend.names[c]])
+    constant = np.zeros_like(matrices[0])
+    constant[:, majority] = matrices.sum((0, 2))
+    result = {
+        "split": split,
+        "protocol": protocol,
+        "dataset": builder.info.full_name,
+        "step": model.step,
+        "num_tiles": len(raw),
+        "points": config.points.to_dict() | {"label_counts": model.about["label_counts"]},
+        **metrics.scores(matrices.sum(0), legend, train_unknown=config.train_unknown),
+        "miou_interval_over_tiles": metrics.bootstrap_miou(matrices, legend.num_known),
+        "majority_class": legend.names[majority],
+        "majority_miou": float(metrics.miou(constant, legend.num_known)),
+        "confusion_matrix": matrices.sum(0).tolist(),
+        "tiles": {tile.tile_id: matrix.tolist() for tile, matrix in zip(raw, matrices, strict=True)},
+        "seconds": seconds,
+        "megapixels_per_second": pixels / 1e6 / seconds,
+    }
+    writers.write_json(runs.evaluation_path(workdir, split), result)
+    return result
+
+
+def _protocol(model: trained.Trained, raw: list[tiles.RawTile], split: str) -> str:
+    taught = set(model.about["tile_ids"])
+    share = [tile.tile_id in taught for tile in raw]
+    if not any(share):
+        return "across"
+    if not all(share):
+        raise UserError(
+            f"split {split!r}: {sum(share)} of {len(raw)} tiles taught the run and the others did not; expected all or "
+            "none, since the two scores must not be mixed; slice the split, such as train[:6] and train[6:]"
+        )
+    return "fit" if model.config.points.annotator == "dense" else "within"
+
+
+def print_scores(result: dict[str, Any]) -> None:
+    """Prints what `score_split` returned, as a table."""
+    low, high = result["miou_interval_over_tiles"]
+    table = Table(
+        title=f"{result['split']} ({result['protocol']}): mIoU {result['miou']:.3f} "
+        f"[{low:.3f}, {high:.3f}] over {result['num_tiles']} tiles, majority class {result['majority_miou']:.3f}",
+        title_justify="left",
+    )
+    table.add_column("class")
+    table.add_column("IoU", justify="right")
+    table.add_column("F1", justify="right")
+    for name, value in result["iou"].items():
+        shown = ["absent", "absent"] if value is None else [f"{value:.3f}", f"{result['f1'][name]:.3f}"]
+        table.add_row(name, *shown)
+    Console(width=100).print(table)
+    glnet = f", mIoU with unknown as GLNet counts it {result['miou_glnet']:.3f}" if "miou_glnet" in result else ""
+    print(f"overall accuracy {result['overall_accuracy']:.3f}, kappa {result['kappa']:.3f}{glnet}", flush=True)

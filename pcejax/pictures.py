@@ -1,0 +1,48 @@
+"""Images, label maps and points as pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from pcejax.legend import IGNORE, Legend
+from pcejax.points import Points
+
+_GREY = (96, 96, 96)
+
+
+def color_map(ids: np.ndarray, legend: Legend) -> np.ndarray:
+    """RGB uint8 `[H, W, 3]` of class ids uint8 `[H, W]`; IGNORE is grey."""
+    colors = np.full((256, 3), _GREY, np.uint8)
+    colors[: legend.num_classes] = legend.palette
+    assert legend.num_classes <= IGNORE
+    return colors[ids]
+
+
+def overlay(image: np.ndarray, ids: np.ndarray, legend: Legend, opacity: float = 0.4) -> np.ndarray:
+    """The classes' colours laid over the image: uint8 `[H, W, 3]` from uint8 `[H, W, 3]` and ids `[H, W]`."""
+    return np.asarray(Image.blend(Image.fromarray(image), Image.fromarray(color_map(ids, legend)), opacity))
+
+
+def confidence(probability: np.ndarray) -> np.ndarray:
+    """The largest softmax probability float `[H, W]` in grey, uint8 `[H, W, 3]`: black at 0, white at 1."""
+    return np.repeat((np.clip(probability, 0, 1) * 255).astype(np.uint8)[..., None], 3, -1)
+
+
+def with_points(image: np.ndarray, points: Points, legend: Legend, radius: int) -> np.ndarray:
+    """The image uint8 `[H, W, 3]` with each point as a disc of its class's colour, ringed in black."""
+    drawn = Image.fromarray(image)
+    draw = ImageDraw.Draw(drawn)
+    for row, col, class_id in zip(points.row, points.col, points.class_id, strict=True):
+        box = (int(col) - radius, int(row) - radius, int(col) + radius, int(row) + radius)
+        draw.ellipse(box, fill=legend.colors[class_id], outline=(0, 0, 0), width=max(1, radius // 3))
+    return np.asarray(drawn)
+
+
+def side_by_side(panels: list[np.ndarray], side: int = 384) -> Image.Image:
+    """Panels uint8 `[H, W, 3]` in a row, each fitted into a square of `side` pixels."""
+    gap = 6
+    sheet = Image.new("RGB", (len(panels) * (side + gap) - gap, side), (255, 255, 255))
+    for index, panel in enumerate(panels):
+        sheet.paste(Image.fromarray(panel).resize((side, side), Image.Resampling.BOX), (index * (side + gap), 0))
+    return sheet

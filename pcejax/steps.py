@@ -1,0 +1,111 @@
+"""The training step and the evaluation step: pure functions, mapped over devices by `parallel`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from clu.metrics import Average
+
+from pcejax import metrics, parallel, tiles
+from pcejax.legend import IGNORE
+from pcejax.train_state import TrainState, named_key
+
+
+class Knobs(NamedTuple):
+    """What may differ between runs that share one compilation."""
+
+    key: jax.Array  # the run's random key
+    class_weights: jax.Array  # float32 [C]
+
+
+def make_train_step(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    loss: Callable[..., tuple[jax.Array, jax.Array]],
+    augment: Callable[..., tuple[jax.Array, jax.Array]],
+    *,
+    crop: int,
+    ema_decay: float,
+) -> Callable[..., tuple[TrainState, metrics.StepMetrics]]:
+    """`train_step(state, tiles, plan, knobs) -> (state, metrics)` for one device of the axis "data".
+
+    Args:
+      model: image, train -> logits; its batch norm, if any, synchronised over the axis.
+      tx: applied to the gradient of the loss of the global batch.
+      loss: `(logits, labels, label_mask, class_weights=...) -> (sum, weight)`.
+      augment: `(keys, image, label) -> (image, label)`.
+      crop: side of a crop, pixels.
+      ema_decay: of the running mean of the parameters, approached from below over the first steps.
+
+    Returns:
+      The step. Its plan is int32 `[b, 4]`, this device's rows of the global batch.
+    """
+
+    def train_step(
+        state: TrainState, tile_arrays: tiles.Tiles, plan: jax.Array, knobs: Knobs
+    ) -> tuple[TrainState, metrics.StepMetrics]:
+        batch = tiles.cut(tile_arrays, plan, crop)
+        # A crop's own seed comes with the plan, so its view does not depend on how rows lie on devices.
+        stream = named_key(knobs.key, "augment")
+        keys = jax.vmap(lambda seed: jax.random.fold_in(stream, seed))(plan[:, 3])
+        image, label = augment(keys, tiles.scale_image(batch.image), batch.label)
+        label_mask = label != IGNORE
+
+        def local_sum(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            logits, changed = model.apply(variables, image, train=True, mutable=["batch_stats"])
+            loss_sum, weight_sum = loss(logits, label, label_mask, class_weights=knobs.class_weights)
+            correct = jnp.sum((jnp.argmax(logits, -1) == label) & label_mask)
+            return loss_sum, (weight_sum, correct, changed.get("batch_stats", {}))
+
+        # The gradient of the local sum, added up afterwards: that of a psum would be too large by the devices.
+        (loss_sum, (weight_sum, correct, batch_stats)), grads = jax.value_and_grad(local_sum, has_aux=True)(
+            state.params
+        )
+        labelled, unlabelled_crops = jnp.sum(label_mask), jnp.sum(~label_mask.any((1, 2)))
+        grads, loss_sum, weight_sum, correct, labelled, unlabelled_crops, crops = jax.lax.psum(
+            (grads, loss_sum, weight_sum, correct, labelled, unlabelled_crops, len(plan)), parallel.AXIS
+        )
+        # No labelled pixel in the whole batch: sum and gradient are 0, and so is what they are divided by.
+        safe_weight = jnp.where(weight_sum > 0, weight_sum, 1)
+        grads = jax.tree.map(lambda grad: grad / safe_weight.astype(grad.dtype), grads)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+
+        def towards(mean: jax.Array, new: jax.Array) -> jax.Array:
+            return mean + (1 - decay).astype(mean.dtype) * (new - mean)
+
+        new_state = TrainState(
+            step=state.step + 1,
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            ema_params=jax.tree.map(towards, state.ema_params, params),
+            ema_batch_stats=jax.tree.map(towards, state.ema_batch_stats, batch_stats),
+        )
+        measured = {
+            "loss": Average(loss_sum, weight_sum),
+            "accuracy": Average(correct, labelled),
+            "grad_norm": Average(optax.global_norm(grads), jnp.float32(1)),
+            "labelled_pixels": Average(labelled, jnp.float32(1)),
+            "unlabelled_crops": Average(unlabelled_crops, crops),
+        }
+        return new_state, measured
+
+    return train_step
+
+
+def make_eval_step(model: nn.Module) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
+    """`eval_step(variables, images uint8 [b, h, w, bands]) -> logits float32 [b, h, w, C]` for one device."""
+
+    def eval_step(variables: dict[str, Any], images: jax.Array) -> jax.Array:
+        logits = model.apply(variables, tiles.scale_image(images), train=False)
+        return jnp.asarray(logits)
+
+    return eval_step

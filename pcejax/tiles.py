@@ -1,0 +1,210 @@
+"""Decoded tiles, resident on the device, and the crops that a plan cuts from them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from pcejax import datasets, parallel, points
+from pcejax.errors import UserError
+from pcejax.legend import IGNORE, Legend
+
+DECODER_THREADS = 4
+"""Pillow decodes outside Python's lock; more threads than cores cost memory alone."""
+
+
+class RawTile(NamedTuple):
+    """A tile as the dataset holds it: id, encoded image, encoded mask."""
+
+    tile_id: str
+    image_bytes: bytes
+    mask_bytes: bytes
+
+    def image(self) -> np.ndarray:
+        """uint8 `[H, W, bands]`, native resolution."""
+        return decode_image(self.image_bytes)
+
+    def mask(self) -> np.ndarray:
+        """uint8 `[H, W]`: class id or IGNORE."""
+        return np.asarray(Image.open(io.BytesIO(self.mask_bytes)))
+
+
+class TileSet(NamedTuple):
+    """The training tiles of a run on the host: what `place` puts on the device, and who they are."""
+
+    tile_ids: list[str]
+    images: list[np.ndarray]  # uint8 [h, w, bands], at the training scale
+    labels: list[np.ndarray]  # uint8 [h, w], class id or IGNORE
+
+    def hash(self) -> str:
+        """SHA-256 of tile ids and label tiles: two runs with equal hashes were taught by the same labels."""
+        digest = hashlib.sha256()
+        for tile_id, label in zip(self.tile_ids, self.labels, strict=True):
+            digest.update(f"{tile_id}:{label.shape}:".encode())
+            digest.update(label.tobytes())
+        return digest.hexdigest()
+
+
+class Tiles(NamedTuple):
+    """On the device: images uint8 `[N, H, W, bands]`, labels uint8 `[N, H, W]`, padded with 0 and IGNORE."""
+
+    images: jax.Array
+    labels: jax.Array
+
+
+class Batch(NamedTuple):
+    """Crops: image uint8 `[B, S, S, bands]`, label uint8 `[B, S, S]`: class id or IGNORE."""
+
+    image: jax.Array
+    label: jax.Array
+
+
+def reduction(scale: float) -> int:
+    """How many native pixels a side of a training pixel spans: 1, 2 or 4 for `data.scale` 1, 1/2, 1/4."""
+    if scale not in (1.0, 0.5, 0.25):
+        raise UserError(f"data.scale={scale}; expected 1, 0.5 or 0.25")
+    return round(1 / scale)
+
+
+def decode_image(encoded: bytes) -> np.ndarray:
+    """uint8 `[H, W, 3]` of an encoded image."""
+    return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+
+
+def reduce_image(image: np.ndarray, factor: int) -> np.ndarray:
+    """An image uint8 `[H, W, bands]`, each side reduced `factor` times by averaging blocks of pixels."""
+    return np.asarray(Image.fromarray(image).reduce(factor)) if factor > 1 else image
+
+
+def read(builder: tfds.core.DatasetBuilder, split: str) -> list[RawTile]:
+    """The tiles of `split` ("train", "train[:6]+train[8:]", ...) in the dataset's order, still encoded.
+
+    Raises:
+      UserError: no such split, or no tile in it.
+    """
+    skip = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
+    try:
+        source = builder.as_data_source(split, decoders=skip)
+        rows = [source[index] for index in range(len(source))]
+    except (ValueError, KeyError, IndexError, AssertionError) as error:
+        raise UserError(
+            f"split {split!r} of {builder.info.full_name}: {str(error).splitlines()[0]}; "
+            f"expected one of {sorted(builder.info.splits)}, or a slice such as train[:6]"
+        ) from error
+    if not rows:
+        raise UserError(f"split {split!r} of {builder.info.full_name} holds no tile; widen the slice")
+    return [RawTile(row["tile_id"].decode(), row["image"], row["mask"]) for row in rows]
+
+
+def labels_of(
+    tile: RawTile, config: ml_collections.ConfigDict, legend: Legend
+) -> tuple[np.ndarray, points.Points | None]:
+    """The label tile of `tile` in the run that `config` describes, and its points at native resolution."""
+    return points.annotate(
+        tile.mask(),
+        tile.tile_id,
+        annotator=config.points.annotator,
+        budget=config.points.budget,
+        seed=config.points.seed,
+        legend=legend,
+        factor=reduction(config.data.scale),
+        train_unknown=config.train_unknown,
+    )
+
+
+def load(config: ml_collections.ConfigDict, on_tile: Callable[[int, int], None] = lambda done, total: None) -> TileSet:
+    """Decodes the training tiles of `config` once and draws their points; the masks are dropped.
+
+    Args:
+      config: the run's config.
+      on_tile: called with (tiles done, tiles in all).
+
+    Raises:
+      UserError: the dataset, split or annotator does not fit, or the tiles do not fit the device.
+    """
+    builder = datasets.open_dataset(config.data.name, config.data.data_dir)
+    legend = datasets.legend_of(builder)
+    raw = read(builder, config.data.train_split)
+    factor = reduction(config.data.scale)
+    with Image.open(io.BytesIO(raw[0].image_bytes)) as first:
+        width, height = first.size
+    _check_fit(len(raw), -(-height // factor), -(-width // factor), config)
+
+    def decode(tile: RawTile) -> tuple[np.ndarray, np.ndarray]:
+        return reduce_image(tile.image(), factor), labels_of(tile, config, legend)[0]
+
+    images, labels = [], []
+    with ThreadPoolExecutor(DECODER_THREADS) as pool:
+        for image, label in pool.map(decode, raw):
+            images.append(image)
+            labels.append(label)
+            on_tile(len(images), len(raw))
+    if all((label == IGNORE).all() for label in labels):
+        raise UserError(
+            f"data.train_split={config.data.train_split!r}: no tile has a labelled pixel; use a split with masks"
+        )
+    return TileSet([tile.tile_id for tile in raw], images, labels)
+
+
+def _check_fit(count: int, height: int, width: int, config: ml_collections.ConfigDict) -> None:
+    needed = count * height * width * 4  # three bands and the label, a byte each
+    offered = int(parallel.device_memory() * config.data.device_memory_share)
+    if needed > offered:
+        raise UserError(
+            f"{count} tiles of {height}x{width} at data.scale={config.data.scale} need {needed / 1e9:.2f} GB on each "
+            f"device; expected at most {offered / 1e9:.2f} GB, {config.data.device_memory_share} of its memory "
+            "(data.device_memory_share); lower data.scale or take fewer tiles by data.train_split"
+        )
+
+
+def place(tile_set: TileSet) -> Tiles:
+    """The tiles on every local device, padded to the largest."""
+    height, width = (max(label.shape[axis] for label in tile_set.labels) for axis in (0, 1))
+
+    def pad(arrays: list[np.ndarray], value: int) -> np.ndarray:
+        stacked = np.full((len(arrays), height, width, *arrays[0].shape[2:]), value, np.uint8)
+        for target, array in zip(stacked, arrays, strict=True):
+            target[: array.shape[0], : array.shape[1]] = array
+        return stacked
+
+    return parallel.replicate(Tiles(pad(tile_set.images, 0), pad(tile_set.labels, IGNORE)))  # type: ignore[arg-type]
+
+
+def cut(tiles: Tiles, plan: jax.Array, size: int) -> Batch:
+    """The crops of `size` x `size` pixels that the plan int32 `[B, 4]` names (tile, row, col, seed)."""
+
+    def crop(entry: jax.Array) -> Batch:
+        tile, row, col = entry[0], entry[1], entry[2]
+        image = jax.lax.dynamic_slice(tiles.images, (tile, row, col, 0), (1, size, size, tiles.images.shape[-1]))
+        label = jax.lax.dynamic_slice(tiles.labels, (tile, row, col), (1, size, size))
+        return Batch(image[0], label[0])
+
+    # One slice a crop: under vmap XLA makes them one gather, which copies pixel by pixel on CPUs.
+    crops = [crop(plan[index]) for index in range(plan.shape[0])]
+    return Batch(jnp.stack([c.image for c in crops]), jnp.stack([c.label for c in crops]))
+
+
+def scale_image(image: Any) -> jax.Array:
+    """uint8 `[..., bands]` -> float32 in [0, 1]: what augmentation and models take."""
+    return jnp.asarray(image, jnp.float32) / 255.0
+
+
+def decoded(raw: list[RawTile]) -> Iterator[tuple[RawTile, np.ndarray, np.ndarray]]:
+    """(tile, image, mask) of each tile at native resolution, the next one decoded ahead."""
+    with ThreadPoolExecutor(1) as pool:
+        ahead = [pool.submit(lambda tile: (tile, tile.image(), tile.mask()), tile) for tile in raw[:1]]
+        for index in range(len(raw)):
+            current = ahead.pop()
+            if index + 1 < len(raw):
+                ahead.append(pool.submit(lambda tile: (tile, tile.image(), tile.mask()), raw[index + 1]))
+            yield current.result()

@@ -1,0 +1,221 @@
+"""The training loop and nothing else."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from clu import parameter_overview
+
+from pcejax import (
+    augment,
+    datasets,
+    evaluate,
+    input_pipeline,
+    losses,
+    metrics,
+    models,
+    optimizer,
+    parallel,
+    runs,
+    steps,
+    tiled_inference,
+    tiles,
+    trained,
+    writers,
+)
+from pcejax.checkpoints import Checkpoints
+from pcejax.errors import UserError
+from pcejax.legend import IGNORE, Legend
+from pcejax.train_state import create_train_state
+
+
+def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Trains the run that `config` describes in `workdir`, going on from its newest checkpoint, and scores it.
+
+    Resuming, in this order:
+      1. the workdir's config must be this one;
+      2. tiles are decoded and points drawn again, a pure function of config and dataset;
+      3. the newest checkpoint must have been taught by the same labels; its state is restored;
+      4. records of later steps are dropped, and the plan starts at the state's step.
+
+    Returns:
+      The scores of `config.data.eval_split`, as `evaluate.score_split` gives them.
+
+    Raises:
+      UserError: config, dataset and workdir do not fit, or the loss is not finite.
+    """
+    _check(config)
+    result = _finished(config, workdir)
+    if result:
+        print(f"{workdir}: done already, {config.train.num_steps} steps trained and scored", flush=True)
+        return result
+    builder = datasets.open_dataset(config.data.name, config.data.data_dir)
+    legend = datasets.legend_of(builder)
+    num_logits = trained.num_logits(config, legend)
+    model = models.create_model(config.model, num_logits, axis_name=parallel.AXIS)
+    eval_model = models.create_model(config.model, num_logits)
+    map_image = tiled_inference.make_mapper(steps.make_eval_step(eval_model), config)
+    class_weights = _class_weights(config, num_logits)
+    if config.data.eval_split:
+        tiles.read(builder, config.data.eval_split)  # a split that is not there ends the run here, not after training
+    tile_set = tiles.load(config, _print_decoding())
+    input_pipeline.check(config, tile_set)
+    about = about_run(tile_set, legend)
+    runs.open_workdir(workdir, config)
+
+    tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps)
+    key = jax.random.key(config.seed)
+    state = create_train_state(eval_model, tx, key, (1, config.data.crop, config.data.crop, 3))
+    with Checkpoints(workdir) as checkpoints:
+        if checkpoints.latest_step() is not None:
+            _check_labels(checkpoints.about(), about, workdir)
+            state = checkpoints.restore(state)
+            print(f"resumed at step {int(state.step)} of {config.train.num_steps}", flush=True)
+        else:
+            print(parameter_overview.get_parameter_overview(state.params, include_stats=False), flush=True)
+        step = first_step = int(state.step)
+        _print_start(config, tile_set, about)
+
+        train_step = parallel.map_train_step(
+            steps.make_train_step(
+                model,
+                tx,
+                functools.partial(
+                    losses.partial_cross_entropy,
+                    label_smoothing=config.loss.label_smoothing,
+                    focal_gamma=config.loss.focal_gamma,
+                ),
+                functools.partial(augment.augment, **config.augment),
+                crop=config.data.crop,
+                ema_decay=config.train.ema_decay,
+            )
+        )
+        schedule = optimizer.make_schedule(config.optimizer, config.train.num_steps)
+        writer = writers.Writer(workdir, first_step)
+        state = parallel.replicate(state)
+        knobs = parallel.replicate(steps.Knobs(key, jnp.asarray(class_weights)))
+        tile_arrays = tiles.place(tile_set)
+
+        def score(state: Any) -> dict[str, Any]:
+            model = trained.Trained(config, legend, about, step, state.ema_variables(), map_image)
+            return evaluate.score_split(model, builder, config.data.eval_split, workdir)
+
+        progress, measured, logged = writers.Progress(config.train.num_steps, step), [], (step, time.monotonic())
+        # Nothing crosses between host and device in the loop but what says so: the plan in, metrics out.
+        with jax.transfer_guard("disallow"):
+            for plan in input_pipeline.plans(config, tile_set, first_step):
+                rows = parallel.shard_rows(parallel.process_rows(plan))
+                state, step_metrics = train_step(state, tile_arrays, rows, knobs)
+                measured.append(step_metrics)
+                step += 1
+                last = step == config.train.num_steps
+                if step % config.train.log_every_steps == 0 or last:
+                    values = metrics.compute(parallel.to_host(measured))
+                    measured = []
+                    if not all(math.isfinite(value) for value in values.values()):
+                        raise UserError(
+                            f"steps {logged[0] + 1} to {step}: not finite: {values}; the checkpoint before is kept; "
+                            "lower optimizer.learning_rate, or raise optimizer.warmup_steps"
+                        )
+                    now = time.monotonic()
+                    timing = {"steps_per_second": (step - logged[0]) / (now - logged[1])}
+                    logged = (step, now)
+                    with jax.transfer_guard("allow"):
+                        values["learning_rate"] = float(schedule(step - 1))
+                    writer.scalars(step, values, timing)
+                    print(
+                        f"train: steps {progress.line(step)}, loss {values['loss']:.4f}, "
+                        f"accuracy at labels {values['accuracy']:.3f}",
+                        flush=True,
+                    )
+                if step % config.train.checkpoint_every_steps == 0 or last:
+                    checkpoints.save(state, about)
+                if config.train.eval_every_steps and step % config.train.eval_every_steps == 0 and not last:
+                    writer.scalars(step, {"miou": score(state)["miou"]}, {})
+        result = {}
+        if config.data.eval_split:
+            result = score(state)
+            if step > first_step:
+                writer.scalars(step, {"miou": result["miou"]}, {})
+        writer.close()
+    return result
+
+
+def about_run(tile_set: tiles.TileSet, legend: Legend) -> dict[str, Any]:
+    """What a checkpoint tells of the run's labels, as JSON types."""
+    per_tile = [np.bincount(label.reshape(-1), minlength=IGNORE + 1) for label in tile_set.labels]
+    counts = np.sum(per_tile, axis=0)
+    return {
+        "legend": legend.to_dict(),
+        "labels_hash": tile_set.hash(),
+        "tile_ids": tile_set.tile_ids,
+        "label_counts": {name: int(counts[class_id]) for class_id, name in enumerate(legend.names)},
+        "labelled_share": float(counts[:IGNORE].sum() / counts.sum()),
+    }
+
+
+def _finished(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any] | None:
+    """The scores of a run that has nothing left to do."""
+    path = runs.evaluation_path(workdir, config.data.eval_split)
+    if not path.exists():
+        return None
+    runs.open_workdir(workdir, config)
+    result = json.loads(path.read_text())
+    return result if result["step"] == config.train.num_steps else None
+
+
+def _check(config: ml_collections.ConfigDict) -> None:
+    parallel.rows_per_device(config.train.batch_size, "train.batch_size")
+    for field, least in (
+        ("num_steps", 1),
+        ("log_every_steps", 1),
+        ("checkpoint_every_steps", 1),
+        ("eval_every_steps", 0),
+    ):
+        if config.train[field] < least:
+            raise UserError(f"train.{field}={config.train[field]}; expected {least} or more")
+
+
+def _check_labels(old: dict[str, Any], new: dict[str, Any], workdir: Path) -> None:
+    if old["labels_hash"] != new["labels_hash"]:
+        raise UserError(
+            f"{workdir}: the checkpoint was taught by other labels ({old['label_counts']}) than config and dataset "
+            f"give now ({new['label_counts']}); was the dataset prepared anew? restore it, or take another --workdir"
+        )
+
+
+def _class_weights(config: ml_collections.ConfigDict, num_logits: int) -> np.ndarray:
+    weights = np.array(config.loss.class_weights or [1.0] * num_logits, np.float32)
+    if len(weights) != num_logits:
+        raise UserError(f"loss.class_weights has {len(weights)} values; expected {num_logits}, one for each logit")
+    return weights
+
+
+def _print_decoding() -> Any:
+    start = time.monotonic()
+
+    def on_tile(done: int, total: int) -> None:
+        if done == total or done % max(1, total // 10) == 0:
+            print(f"decode: tiles {done}/{total}, {done / (time.monotonic() - start):.1f}/s", flush=True)
+
+    return on_tile
+
+
+def _print_start(config: ml_collections.ConfigDict, tile_set: tiles.TileSet, about: dict[str, Any]) -> None:
+    counts = ", ".join(f"{name} {count}" for name, count in about["label_counts"].items() if count)
+    megabytes = sum(image.nbytes for image in tile_set.images) / 1e6
+    print(
+        f"devices: {parallel.describe()}, {config.train.batch_size // jax.device_count()} crops each a step\n"
+        f"tiles: {len(tile_set.tile_ids)}, {megabytes:.0f} MB of images on each device\n"
+        f"labels: {config.points.annotator}, {about['labelled_share']:.6%} of the pixels: {counts}",
+        flush=True,
+    )

@@ -1,0 +1,51 @@
+"""A run's model, ready to map images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from pcejax import models, optimizer, parallel, runs, steps, tiled_inference
+from pcejax.checkpoints import Checkpoints
+from pcejax.legend import Legend
+from pcejax.train_state import create_train_state
+
+
+class Trained(NamedTuple):
+    """What evaluation and prediction need of a run."""
+
+    config: ml_collections.ConfigDict
+    legend: Legend
+    about: dict[str, Any]  # what the checkpoint tells of the run's labels: see train.about_run
+    step: int
+    variables: Any  # the running means, on the devices
+    map_image: Callable[[Any, np.ndarray], np.ndarray]  # variables, uint8 [H, W, bands] -> logits [H, W, C]
+
+
+def num_logits(config: ml_collections.ConfigDict, legend: Legend) -> int:
+    """Logits a pixel: one for each class, the unknown one only where it is trained."""
+    return legend.num_classes if config.train_unknown else legend.num_known
+
+
+def load(workdir: Path) -> Trained:
+    """The newest checkpoint of the run in `workdir`.
+
+    Raises:
+      UserError: there is no run, or no checkpoint.
+    """
+    config = runs.read_config(workdir)
+    with Checkpoints(workdir) as checkpoints:
+        about = checkpoints.about()
+        legend = Legend.from_dict(about["legend"])
+        model = models.create_model(config.model, num_logits(config, legend))
+        tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps)
+        shape = (1, config.data.crop, config.data.crop, 3)
+        like = jax.eval_shape(lambda: create_train_state(model, tx, jax.random.key(0), shape))
+        state = checkpoints.restore(like)
+    map_image = tiled_inference.make_mapper(steps.make_eval_step(model), config)
+    return Trained(config, legend, about, int(state.step), parallel.replicate(state.ema_variables()), map_image)
