@@ -105,17 +105,17 @@ def _protocol(model: trained.Trained, raw: list[tiles.RawTile], split: str) -> s
 def print_scores(result: dict[str, Any]) -> None:
     """Prints what `score_split` returned, as a table."""
     low, high = result["miou_interval_over_tiles"]
-    table = Table(
-        title=f"{result['split']} ({result['protocol']}): mIoU {result['miou']:.3f} "
-        f"[{low:.3f}, {high:.3f}] over {result['num_tiles']} tiles, majority class {result['majority_miou']:.3f}",
-        title_justify="left",
+    print(
+        f"{result['split']} ({result['protocol']}): mIoU {result['miou']:.3f} [{low:.3f}, {high:.3f}] "
+        f"over {result['num_tiles']} tiles; majority class {result['majority_miou']:.3f}"
     )
+    table = Table()
     table.add_column("class")
     table.add_column("IoU", justify="right")
     table.add_column("F1", justify="right")
     for name, value in result["iou"].items():
         shown = ["absent", "absent"] if value is None else [f"{value:.3f}", f"{result['f1'][name]:.3f}"]
         table.add_row(name, *shown)
-    Console(width=100).print(table)
+    Console().print(table)
     glnet = f", mIoU with unknown as GLNet counts it {result['miou_glnet']:.3f}" if "miou_glnet" in result else ""
     print(f"overall accuracy {result['overall_accuracy']:.3f}, kappa {result['kappa']:.3f}{glnet}", flush=True)

@@ -92,7 +92,7 @@ def make_train_step(
         measured = {
             "loss": Average(loss_sum, weight_sum),
             "accuracy": Average(correct, labelled),
-            "grad_norm": Average(optax.global_norm(grads), jnp.float32(1)),
+            "grad_norm": Average(optax.tree.norm(grads), jnp.float32(1)),
             "labelled_pixels": Average(labelled, jnp.float32(1)),
             "unlabelled_crops": Average(unlabelled_crops, crops),
         }

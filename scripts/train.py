@@ -3,28 +3,27 @@
 
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
-from pcejax.errors import exit_with_message
+from pcejax import cli
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, such as configs/unet.py.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, report.", required=True)
 flags.mark_flag_as_required("config")
 
 
-def main(_: list[str]) -> None:
+def main() -> None:
     from pcejax import evaluate, report, train
 
-    with exit_with_message():
-        workdir = Path(_WORKDIR.value)
-        evaluate.print_scores(train.train_and_evaluate(_CONFIG.value, workdir))
-        print(
-            f"run:     {workdir} (metrics.jsonl, tensorboard/, checkpoints/)\n"
-            f"report:  {report.build_report(workdir)}\n"
-            f"next:    scripts/predict.py --workdir={workdir} --input=<images> --output={workdir}/maps"
-        )
+    workdir = Path(_WORKDIR.value)
+    evaluate.print_scores(train.train_and_evaluate(_CONFIG.value, workdir))
+    print(
+        f"run:     {workdir} (metrics.jsonl, tensorboard/, checkpoints/)\n"
+        f"report:  {report.build_report(workdir)}\n"
+        f"next:    scripts/predict.py --workdir={workdir} --input=<images> --output={workdir}/maps"
+    )
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)

@@ -140,27 +140,26 @@ def _fields(scene: _Scene) -> None:
 
 
 def _crop(scene: _Scene, angle: float) -> Patch:
-    """A parcel's surface: a smooth crop, rows, ploughed soil, fallow, an orchard, or a flooded paddy."""
+    """A parcel's surface: a crop in rows, ploughed soil, fallow, an orchard, or a flooded paddy."""
     rng = scene.rng
     lush = float(np.clip(rng.beta(1.2, 1.2) * 1.2 - 0.5 * scene.dryness + 0.1, 0, 1))
     angle += math.pi / 2 * rng.integers(2) + rng.normal(0, 0.03)
-    kind = rng.choice(6, p=(0.2, 0.27, 0.19, 0.14, 0.14, 0.06))
+    shade, period, ridges = rng.uniform(0.8, 1.2), rng.uniform(10, 15), rng.uniform(0.08, 0.15)
+    kind = rng.choice(5, p=(0.45, 0.21, 0.17, 0.14, 0.03))
     if kind == 0:
-        return Patch(AGRICULTURE, scene.ground(lush, rng.uniform(0.75, 1.15)), 0.04, 0.02, 0.04, 0.12)
+        color = scene.ground(lush, shade)
+        return Patch(AGRICULTURE, color, 0.04, 0.02, 0.04, 0.12, rows=ridges, period=period, angle=angle)
     if kind == 1:
-        color = scene.ground(lush, rng.uniform(0.85, 1.15))
-        return Patch(AGRICULTURE, color, 0.04, 0.03, 0.04, 0.15, rows=rng.uniform(0.04, 0.1), period=9, angle=angle)
+        color = scene.ground(rng.uniform(-0.1, 0.2), shade)
+        return Patch(AGRICULTURE, color, 0.05, 0.03, 0.06, 0.2, rows=ridges, period=period, angle=angle)
     if kind == 2:
-        color = scene.ground(rng.uniform(0, 0.25), rng.uniform(0.9, 1.2))
-        return Patch(AGRICULTURE, color, 0.06, 0.04, 0.07, 0.15, rows=rng.uniform(0.04, 0.08), period=7, angle=angle)
+        color = scene.ground(rng.uniform(0.2, 0.8), shade)
+        return Patch(AGRICULTURE, color, 0.05, 0.03, 0.07, 0.5, rows=ridges, period=period, angle=angle)
     if kind == 3:
-        color = scene.ground(rng.uniform(0.2, 0.8), rng.uniform(0.85, 1.1))
-        return Patch(AGRICULTURE, color, 0.06, 0.06, 0.08, rng.uniform(0.4, 0.8), rows=0.05, period=11, angle=angle)
-    if kind == 4:
-        color = scene.ground(rng.uniform(0.7, 1.1), rng.uniform(0.65, 0.95))
-        period = rng.uniform(13, 18)
-        return Patch(AGRICULTURE, color, 0.08, 0.05, lattice=rng.uniform(0.2, 0.3), period=period, angle=angle)
-    return Patch(AGRICULTURE, scene.ground(rng.uniform(0.1, 0.9), rng.uniform(0.6, 0.9)), 0.02, 0.01, 0.06)
+        color, plants = scene.ground(rng.uniform(0.7, 1.1), rng.uniform(0.65, 0.95)), rng.uniform(0.2, 0.3)
+        return Patch(AGRICULTURE, color, 0.08, 0.05, lattice=plants, period=rng.uniform(13, 18), angle=angle)
+    color = scene.ground(rng.uniform(0.1, 0.9), rng.uniform(0.6, 0.9))
+    return Patch(AGRICULTURE, color, 0.02, 0.01, 0.05, rows=0.05, period=26, angle=angle)
 
 
 def _area(polygon: np.ndarray) -> float:
@@ -223,9 +222,8 @@ def _features(scene: _Scene, seed: int, index: int) -> list[_Settlement]:
 
 def _rangeland(scene: _Scene) -> Patch:
     rng = scene.rng
-    return Patch(
-        RANGELAND, scene.ground(rng.uniform(0.2, 0.8), rng.uniform(0.85, 1.1)), 0.06, 0.06, 0.08, rng.uniform(0.4, 0.8)
-    )
+    color, tufts = scene.ground(rng.uniform(0.2, 0.8), rng.uniform(0.8, 1.15)), rng.uniform(0.07, 0.13)
+    return Patch(RANGELAND, color, 0.05, tufts, 0.08, rng.uniform(0.4, 0.8))
 
 
 def _forest(scene: _Scene) -> Patch:
@@ -236,12 +234,13 @@ def _forest(scene: _Scene) -> Patch:
 
 def _barren(scene: _Scene) -> Patch:
     rng = scene.rng
-    return Patch(BARREN, scene.ground(rng.uniform(-0.1, 0.2), rng.uniform(0.9, 1.25)), 0.06, 0.06, 0.08, 0.3)
+    color, stones = scene.ground(rng.uniform(-0.1, 0.15), rng.uniform(0.9, 1.25)), rng.uniform(0.07, 0.13)
+    return Patch(BARREN, color, 0.05, stones, 0.07, 0.25)
 
 
 def _water(scene: _Scene) -> Patch:
     rng = scene.rng
-    return Patch(WATER, scene.ground(rng.uniform(0.1, 1), rng.uniform(0.6, 1.0)), 0.02, 0.01, 0.04, 0.15)
+    return Patch(WATER, scene.ground(rng.uniform(0.1, 1), rng.uniform(0.6, 1.0)), 0.02, 0.005, 0.04, 0.15)
 
 
 def _blob(rng: np.random.Generator, center: np.ndarray, radius: float, angular: bool) -> list[tuple[float, float]]:
@@ -272,7 +271,7 @@ def _river(scene: _Scene) -> None:
     normal = np.gradient(middle, axis=0)[:, ::-1] * (1, -1)
     normal /= np.linalg.norm(normal, axis=1, keepdims=True)
     bank = _rangeland(scene) if rng.random() < 0.5 else _barren(scene)
-    left, right = rng.uniform(6, 26, (2, len(along)))
+    left, right = (16 + 9 * np.sin(along / rng.uniform(25, 60) + rng.uniform(0, 6)) for _ in range(2))
     for patch, beyond_left, beyond_right in ((bank, left, right), (_water(scene), 0 * left, 0 * right)):
         one = middle + normal * (width / 2 + beyond_left)[:, None]
         other = middle - normal * (width / 2 + beyond_right)[:, None]
@@ -285,12 +284,12 @@ def _settlement(scene: _Scene, site: np.ndarray) -> _Settlement:
     angle = rng.uniform(0, math.pi)
     u = np.array([math.cos(angle), math.sin(angle)])
     v = np.array([-u[1], u[0]])
-    street = scene.add(Patch(URBAN, scene.ground(rng.uniform(0, 0.3), rng.uniform(0.75, 1.1)), 0.05, 0.05, 0.05))
+    street = scene.add(Patch(URBAN, scene.ground(rng.uniform(0, 0.2), rng.uniform(0.95, 1.3)), 0.05, 0.05, 0.05))
     yards = [
-        scene.add(Patch(URBAN, scene.ground(rng.uniform(0.1, 0.8), rng.uniform(0.8, 1.1)), 0.06, 0.06, 0.08, 0.4))
+        scene.add(Patch(URBAN, scene.ground(rng.uniform(0.1, 0.8), rng.uniform(0.8, 1.1)), 0.05, 0.08, 0.08, 0.4))
         for _ in range(3)
     ]
-    length, depth, lane = rng.uniform(60, 110), rng.uniform(42, 60), rng.uniform(6, 11)
+    length, depth, lane = rng.uniform(60, 110), rng.uniform(38, 54), rng.uniform(6, 11)
     shape = [rng.normal(0, 0.25, 2) for _ in range(2)]
     blocks = []
     for i in range(-6, 7):
@@ -310,7 +309,7 @@ def _settlement(scene: _Scene, site: np.ndarray) -> _Settlement:
         yard = (origin + kerb, along * (1 - lane / length), across * (1 - lane / depth))
         scene.pen.polygon(_quad(*yard), fill=yards[rng.integers(len(yards))])
         inner.append(yard)
-    return _Settlement(inner, rng.uniform(0.45, 0.95))
+    return _Settlement(inner, rng.uniform(0.65, 0.97))
 
 
 def _quad(origin: np.ndarray, along: np.ndarray, across: np.ndarray) -> list[tuple[float, float]]:
@@ -349,7 +348,7 @@ def _road(scene: _Scene, pen: ImageDraw.ImageDraw) -> None:
 def _trees(scene: _Scene, pen: ImageDraw.ImageDraw, ids: np.ndarray) -> None:
     """Bushes and trees: many on rangeland and in settlements, some in rows along fields, none on water."""
     rng, size = scene.rng, scene.size
-    likely = np.array([0.5, 0.12, 0.9, 0.0, 0.0, 0.12, 0.0])
+    likely = np.array([0.35, 0.05, 0.9, 0.0, 0.0, 0.04, 0.0])
     spots = rng.uniform(0, size, (round(size * size / 700), 2))
     chance = rng.random(len(spots))
     rows, columns = spots.astype(int).T
@@ -388,7 +387,7 @@ def _houses(
     for side in range(2):
         at = rng.uniform(0, 6)
         while at < length - 10:
-            width, deep = rng.uniform(11, 24), rng.uniform(0.45, 0.95) * depth / 2
+            width, deep = rng.uniform(11, 26), rng.uniform(0.6, 1.0) * depth / 2
             width = min(width, length - at)
             corner = origin + at * u + (v * (depth / 2) if side else v * (depth / 2 - deep))
             middle = corner + (width * u + deep * v) / 2
@@ -400,4 +399,4 @@ def _houses(
                 pen.polygon(_quad(corner, width * u, deep * v), fill=color)
                 other = tuple(int(c * 0.82) for c in color)
                 pen.polygon(_quad(corner, width * u, deep / 2 * v), fill=other)
-            at += width + rng.uniform(1, 7)
+            at += width + rng.uniform(0, 5)

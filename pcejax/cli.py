@@ -1,0 +1,37 @@
+"""How every script starts and ends: flags in, one message out when the input is bad."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+from pcejax.errors import UserError
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags and calls `main`; ends with exit code 2 and the message alone on a `UserError`."""
+
+    def start(_: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)
+        main()
+
+    try:
+        app.run(start, flags_parser=_parse)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        rest = app.parse_flags_with_usage(argv)
+        if "config" in flags.FLAGS:
+            flags.FLAGS.config.items()  # a file that failed to load raises at the first look
+        return rest
+    except AttributeError as error:  # a config has no such field; ml_collections names its nearest
+        text = str(error).strip("'").replace("\\n", "; ").replace("\\'", "'")
+        raise UserError(f"config: no field {text}") from error
+    except OSError as error:
+        raise UserError(f"config: {' '.join(str(error).split())}") from error
