@@ -184,8 +184,8 @@ def cut(tiles: Tiles, plan: jax.Array, size: int) -> Batch:
     """The crops of `size` x `size` pixels that the plan int32 `[B, 4]` names (tile, row, col, seed)."""
 
     def crop(entry: jax.Array) -> Batch:
-        tile, row, col = entry[0], entry[1], entry[2]
-        image = jax.lax.dynamic_slice(tiles.images, (tile, row, col, 0), (1, size, size, tiles.images.shape[-1]))
+        tile, row, col, zero = entry[0], entry[1], entry[2], jnp.zeros((), entry.dtype)
+        image = jax.lax.dynamic_slice(tiles.images, (tile, row, col, zero), (1, size, size, tiles.images.shape[-1]))
         label = jax.lax.dynamic_slice(tiles.labels, (tile, row, col), (1, size, size))
         return Batch(image[0], label[0])
 

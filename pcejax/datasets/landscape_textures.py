@@ -44,7 +44,9 @@ def noise(rng: np.random.Generator, size: int, cell: float) -> np.ndarray:
 def _broad_noise(rng: np.random.Generator, size: int, cells: tuple[int, ...]) -> np.ndarray:
     """Octaves of noise, drawn at an eighth of the resolution since nothing in them is finer: deviation about 1."""
     small = -(-size // 8) + 1
-    octaves = sum(noise(rng, small, cell / 8) / (1 + i) for i, cell in enumerate(cells))
+    octaves = np.zeros((small, small), np.float32)
+    for i, cell in enumerate(cells):
+        octaves += noise(rng, small, cell / 8) / (1 + i)
     box = (0.0, 0.0, size / 8, size / 8)
     return np.asarray(Image.fromarray(octaves).resize((size, size), Image.Resampling.BILINEAR, box=box))
 
@@ -79,7 +81,7 @@ def surface(patches: list[Patch], patch_map: np.ndarray, sun: tuple[int, int], r
     ys, xs = np.mgrid[:size, :size].astype(np.float32)
     along = per_pixel([2 * math.pi * math.cos(p.angle) / p.period for p in patches])
     across = per_pixel([2 * math.pi * math.sin(p.angle) / p.period for p in patches])
-    bend = 0.6 * broad
+    bend = 0.4 * broad
     ridges = np.cos(along * xs + across * ys + bend)
     brightness += per_pixel([p.rows for p in patches]) * ridges
     plants = ridges + np.cos(along * ys - across * xs + bend) + 0.5 * trees
@@ -100,7 +102,7 @@ def add_clouds(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     Returns: bool `[size, size]`, where the ground cannot be told.
     """
     size = image.shape[1]
-    field = _broad_noise(rng, size, (300, 120, 50, 24))
+    field = _broad_noise(rng, size, (320, 130, 60))
     edge = np.quantile(field[::4, ::4], rng.uniform(0.82, 0.93))
     cover = np.clip((field - edge) * 2.0 + 0.4, 0, 0.97)
     shade = 1.0 - 0.45 * np.roll(cover, (int(rng.integers(40, 90)), int(rng.integers(-90, 90))), (0, 1))
@@ -117,9 +119,9 @@ def atmosphere(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     Changes `image`. Strength of light, cast, contrast and haze belong to the tile; haze also drifts within it.
     """
     size = image.shape[1]
-    gains = math.exp(rng.normal(0, 0.16)) * np.exp(rng.normal(0, 0.07, 3))
+    gains = math.exp(rng.normal(0, 0.12)) * np.exp(rng.normal(0, 0.06, 3))
     veil_color = np.array([128, 132, 138]) + rng.normal(0, 10, 3)
-    veil = rng.uniform(0.02, 0.3) + 0.07 * _broad_noise(rng, size, (500, 250))
+    veil = rng.uniform(0.02, 0.24) + 0.06 * _broad_noise(rng, size, (500, 250))
     np.clip(veil, 0.02, 0.6, out=veil)
     grain = (rng.random((size, size), dtype=np.float32) - 0.5) * 7.0
     seen = np.empty((size, size, 3), np.uint8)

@@ -66,7 +66,7 @@ class SyntheticConfig(tfds.core.BuilderConfig):
         }
 
 
-class SyntheticV1(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class SyntheticV1(tfds.core.GeneratorBasedBuilder):
     """Procedural landscapes; the version of the drawing is in the name, since other drawings are other data.
 
     Images are JPEG at quality 95 without chroma subsampling, so a decoded tile differs from the drawn one by a few

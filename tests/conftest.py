@@ -1,0 +1,17 @@
+import os
+
+# Before jax is imported anywhere: two devices, so that whatever depends on their number is tested on a CPU.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2".strip()
+
+import jax
+
+# A broadcast that adds axes is more often a mistake than meant. (Strict dtype promotion is not to be had:
+# Flax asks jnp.promote_types for bfloat16 with float32 in its norms, which raises under it.)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+OURS = r"(pcejax|configs|conftest|\w+_test)(\.|$)"
+"""The modules whose own calls may warn of nothing: a pattern of their names."""
+
+
+def pytest_configure(config):
+    config.addinivalue_line("filterwarnings", f"error:::{OURS}")

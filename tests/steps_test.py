@@ -1,0 +1,152 @@
+"""The step is one function of the global batch, however its rows lie on devices."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import default
+from pcejax import augment, losses, models, optimizer, parallel, steps, tiles
+from pcejax.legend import IGNORE
+from pcejax.train_state import create_train_state
+
+CLASSES, CROP, BATCH = 3, 16, 8
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def make_tiles(labelled_rows=40):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (2, 40, 40, 3), dtype=np.uint8)
+    labels = np.full((2, 40, 40), IGNORE, np.uint8)
+    # Labels in a corner only: crops, and so devices, hold very different numbers of them, some none.
+    labels[0, :12, :labelled_rows] = rng.integers(0, CLASSES, (12, labelled_rows))
+    return tiles.Tiles(images, labels)
+
+
+def make_plans(count):
+    rng = np.random.default_rng(1)
+    columns = [rng.integers(0, high, (count, BATCH)) for high in (2, 24, 24, 2**31)]
+    return np.stack(columns, -1).astype(np.int32)
+
+
+def make_parts(norm, dtype="float64", loss=losses.partial_cross_entropy):
+    config = default.get_config()
+    config.model.update(depth=2, width=4, norm=norm, dtype=dtype)
+    tx = optimizer.make_optimizer(config.optimizer, 20)
+    state = create_train_state(models.create_model(config.model, CLASSES), tx, jax.random.key(0), (1, CROP, CROP, 3))
+    if dtype == "float64":
+        state = jax.tree.map(lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
+    step = steps.make_train_step(
+        models.create_model(config.model, CLASSES, axis_name=parallel.AXIS),
+        tx,
+        loss,
+        functools.partial(augment.augment, **config.augment),
+        crop=CROP,
+        ema_decay=0.9,
+    )
+    return step, state, steps.Knobs(jax.random.key(1), jnp.ones(CLASSES))
+
+
+def over_devices(step, devices):
+    """The step mapped over an axis of simulated devices, in the sense of `parallel.map_train_step`."""
+    mapped = jax.jit(jax.vmap(step, (None, None, 0, None), (None, None), axis_name=parallel.AXIS))
+    return lambda state, tile_arrays, plan, knobs: mapped(
+        state, tile_arrays, plan.reshape(devices, -1, plan.shape[-1]), knobs
+    )
+
+
+def run(step, state, knobs, plans, tile_arrays):
+    tile_arrays = jax.tree.map(jnp.asarray, tile_arrays)
+    for plan in plans:
+        state, measured = step(state, tile_arrays, plan, knobs)
+    return jax.device_get(state), jax.device_get(measured)
+
+
+def largest_difference(a, b):
+    return max(float(np.max(np.abs(x - y))) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+@pytest.mark.parametrize("norm", ["group", "none", "batch"])
+def test_twenty_steps_give_the_same_state_on_one_two_and_four_devices(x64, norm):
+    step, state, knobs = make_parts(norm)
+    plans = make_plans(20)
+    one, measured_one = run(over_devices(step, 1), state, knobs, plans, make_tiles())
+    for devices in (2, 4):
+        many, measured_many = run(over_devices(step, devices), state, knobs, plans, make_tiles())
+        assert largest_difference(one.params, many.params) < 1e-10
+        assert largest_difference(one.ema_params, many.ema_params) < 1e-10
+        assert largest_difference(measured_one, measured_many) < 1e-9
+    assert largest_difference(one.params, state.params) > 1e-3
+
+
+def test_the_mapped_step_on_real_devices_equals_one_device(x64):
+    assert jax.local_device_count() == 2
+    step, state, knobs = make_parts("batch")
+    plans = make_plans(5)
+    one, _ = run(over_devices(step, 1), state, knobs, plans, make_tiles())
+    mapped = parallel.map_train_step(step)
+    placed = parallel.replicate((state, make_tiles(), knobs))
+    two = placed[0]
+    for plan in plans:
+        two, _ = mapped(two, placed[1], parallel.shard_rows(plan), placed[2])
+    assert largest_difference(one.params, jax.device_get(two.params)) < 1e-10
+    for leaf in jax.tree.leaves(two.params):
+        copies = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        assert len(copies) == 2
+        np.testing.assert_array_equal(copies[0], copies[1])
+
+
+def test_a_mean_of_device_means_would_not_pass(x64):
+    def mean_of_means(logits, labels, label_mask, **arguments):
+        loss_sum, weight_sum = losses.partial_cross_entropy(logits, labels, label_mask, **arguments)
+        return loss_sum / jnp.maximum(weight_sum, 1), jnp.float64(1)
+
+    step, state, knobs = make_parts("group", loss=mean_of_means)
+    plans = make_plans(3)
+    one, _ = run(over_devices(step, 1), state, knobs, plans, make_tiles())
+    four, _ = run(over_devices(step, 4), state, knobs, plans, make_tiles())
+    assert largest_difference(one.params, four.params) > 1e-6
+
+
+def test_a_batch_without_labels_is_counted_and_teaches_nothing():
+    step, state, knobs = make_parts("group", dtype="float32")
+    blank = make_tiles(labelled_rows=0)
+    new, measured = run(over_devices(step, 2), state, knobs, make_plans(1), blank)
+    assert new.step == 1
+    assert measured["loss"].total == 0
+    assert measured["loss"].count == 0
+    assert measured["grad_norm"].total == 0
+    assert measured["unlabelled_crops"].total == measured["unlabelled_crops"].count == BATCH
+    # Zero gradients, and the learning rate of the warm-up's first step is zero: not even decay moves them.
+    assert largest_difference(new.params, state.params) == 0
+
+
+def test_the_gradient_is_that_of_the_quotient_of_sums(x64):
+    """The mapped step against a plain, unmapped computation of the same update."""
+    step, state, knobs = make_parts("none")
+    plan, tile_arrays = make_plans(1)[0], jax.tree.map(jnp.asarray, make_tiles())
+    config = default.get_config()
+    config.model.update(depth=2, width=4, norm="none", dtype="float64")
+    model = models.create_model(config.model, CLASSES)
+    batch = tiles.cut(tile_arrays, jnp.asarray(plan), CROP)
+    stream = steps.named_key(knobs.key, "augment")
+    keys = jax.vmap(lambda seed: jax.random.fold_in(stream, seed))(jnp.asarray(plan)[:, 3])
+    image, label = augment.augment(keys, tiles.scale_image(batch.image), batch.label, **config.augment)
+
+    def loss(params):
+        logits = model.apply({"params": params}, image, train=True)
+        total, weight = losses.partial_cross_entropy(logits, label, label != IGNORE)
+        return total / weight
+
+    value, grads = jax.value_and_grad(loss)(state.params)
+    _, measured = run(over_devices(step, 4), state, knobs, [plan], make_tiles())
+    assert measured["loss"].total / measured["loss"].count == pytest.approx(float(value), rel=1e-12)
+    assert measured["grad_norm"].total == pytest.approx(float(optax.tree.norm(grads)), rel=1e-10)
