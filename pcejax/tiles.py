@@ -136,9 +136,9 @@ def load(config: ml_collections.ConfigDict, on_tile: Callable[[int, int], None] 
     legend = datasets.legend_of(builder)
     raw = read(builder, config.data.train_split)
     factor = reduction(config.data.scale)
-    with Image.open(io.BytesIO(raw[0].image_bytes)) as first:
-        width, height = first.size
-    _check_fit(len(raw), -(-height // factor), -(-width // factor), config)
+    sizes = [Image.open(io.BytesIO(tile.image_bytes)).size for tile in raw]
+    width, height = (max(-(-size[axis] // factor) for size in sizes) for axis in (0, 1))
+    _check_fit(len(raw), height, width, config)
 
     def decode(tile: RawTile) -> tuple[np.ndarray, np.ndarray]:
         return reduce_image(tile.image(), factor), labels_of(tile, config, legend)[0]

@@ -72,4 +72,4 @@ class Head(nn.Module):
         kernel = self.param("kernel", nn.initializers.normal(0.01), (x.shape[-1], self.num_classes))
         bias = self.param("bias", nn.initializers.zeros, (self.num_classes,))
         dtype = jnp.promote_types(x.dtype, jnp.float32)
-        return ops.conv_1x1(x, kernel.astype(x.dtype)).astype(dtype) + bias.astype(dtype)
+        return ops.conv_1x1(x, kernel.astype(x.dtype)).astype(dtype) + bias.astype(dtype).reshape(1, 1, 1, -1)
