@@ -75,7 +75,6 @@ class SyntheticV1(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: dict[str, str] = {"1.0.0": "First drawing."}  # noqa: RUF012 (as TFDS declares it)
-    BUILDER_CONFIGS = [SyntheticConfig()]  # noqa: RUF012 (as TFDS declares it)
 
     on_tile: Callable[[str], None] | None = None
 
