@@ -12,25 +12,27 @@ from pcejax.errors import UserError
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """`""` for the quickstart, `"smoke"` for a few steps that only show that all parts meet."""
     config = default.get_config()
-    config.data.name = "synthetic_v1/768px_16-4-4-0_seed0"
+    config.data.name = "synthetic_v1/768px_16-4-4-4_seed0"
     config.data.eval_split = "validation"
-    config.data.crop = 128
+    config.data.scale = 0.25
+    config.data.crop = 96  # half a tile: nearly every crop holds points of several classes
+    config.data.anchored_share = 1.0
     config.points.budget = 10
     config.model.width = 16
     config.optimizer.learning_rate = 3e-3
     config.optimizer.warmup_steps = 30
-    config.train.num_steps = 350
-    config.train.batch_size = 8
+    config.train.num_steps = 900
+    config.train.batch_size = 16
     config.train.ema_decay = 0.98
     config.train.log_every_steps = 20
-    config.train.checkpoint_every_steps = 100
-    config.inference.window = 384
-    config.inference.overlap = 64
+    config.train.checkpoint_every_steps = 300
+    config.inference.window = 192  # a whole tile
+    config.inference.overlap = 32
     config.inference.batch_size = 1
     if variant == "smoke":
         config.model.width = 4
         config.model.depth = 2
-        config.data.crop = 64
+        config.data.crop = 32
         config.train.num_steps = 6
         config.train.log_every_steps = 2
         config.train.checkpoint_every_steps = 2

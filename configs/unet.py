@@ -16,11 +16,17 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = default.get_config()
     if variant == "cpu":
         config.data.scale = 0.25
-        config.model.width = 24
-        config.train.num_steps = 800
+        config.data.crop = 160
+        config.model.width = 16
+        config.optimizer.learning_rate = 3e-3
+        config.train.num_steps = 1000
         config.train.batch_size = 8
+        config.train.ema_decay = 0.98
         config.train.checkpoint_every_steps = 200
         config.train.log_every_steps = 20
+        config.inference.window = 320
+        config.inference.overlap = 80
+        config.inference.batch_size = 1
     elif variant:
         raise UserError(f"configs/unet.py:{variant}: expected no variant, or :cpu")
     else:

@@ -1,28 +1,34 @@
 #!/usr/bin/env python3
 """Prepares a dataset: scripts/prepare_data.py --dataset=deepglobe --manual_dir=<zip or folder> --data_dir=data"""
 
+from pathlib import Path
+
 from absl import flags
 
 from pcejax import cli
 
 _DATASET = flags.DEFINE_string("dataset", None, "deepglobe or synthetic_v1.", required=True)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of all prepared datasets.", required=True)
+_IMAGES_DIR = flags.DEFINE_string("images_dir", None, "Also write the images there, as <split>/<tile id>.jpg.")
 _OPTIONS = (
     flags.DEFINE_string("manual_dir", None, "deepglobe: the archive's zip, or its extracted folder."),
     flags.DEFINE_integer("size", None, "synthetic_v1: height and width of a tile in pixels (default 768)."),
     flags.DEFINE_integer("num_train", None, "synthetic_v1: tiles (default 16)."),
     flags.DEFINE_integer("num_validation", None, "synthetic_v1: tiles (default 4)."),
     flags.DEFINE_integer("num_test", None, "synthetic_v1: tiles (default 4)."),
-    flags.DEFINE_integer("num_unlabelled", None, "synthetic_v1: tiles without a mask (default 0)."),
+    flags.DEFINE_integer("num_unlabelled", None, "synthetic_v1: tiles without a mask (default 4)."),
     flags.DEFINE_integer("seed", None, "synthetic_v1: of the world (default 0)."),
 )
 
 
 def main() -> None:
-    from pcejax.datasets import prepare
+    from pcejax.datasets import export, prepare
 
     options = {flag.name: flag.value for flag in _OPTIONS if flag.value is not None}
-    prepare.prepare_dataset(_DATASET.value, _DATA_DIR.value, **options)
+    folder = prepare.prepare_dataset(_DATASET.value, _DATA_DIR.value, **options)
+    if _IMAGES_DIR.value:
+        export.write_images(folder, Path(_IMAGES_DIR.value))
+        print(f"images: {_IMAGES_DIR.value}")
 
 
 if __name__ == "__main__":

@@ -157,4 +157,4 @@ def test_bad_arguments_are_told(arguments, told):
 
 
 def test_the_name_says_what_is_in_it():
-    assert SyntheticConfig().name == "768px_16-4-4-0_seed0"
+    assert SyntheticConfig().name == "768px_16-4-4-4_seed0"

@@ -72,7 +72,7 @@ def _synthetic_v1(
     num_train: int = 16,
     num_validation: int = 4,
     num_test: int = 4,
-    num_unlabelled: int = 0,
+    num_unlabelled: int = 4,
     seed: int = 0,
 ) -> Job:
     from pcejax.datasets.synthetic import SyntheticConfig, SyntheticV1

@@ -28,7 +28,7 @@ _SPLIT_LIMIT = 1_000_000  # tiles from one split's first index to the next one's
 
 @dataclasses.dataclass(eq=False, repr=False, kw_only=True)
 class SyntheticConfig(tfds.core.BuilderConfig):
-    """Which tiles to draw; the name is made from the fields, as in `768px_16-4-4-0_seed0`.
+    """Which tiles to draw; the name is made from the fields, as in `768px_16-4-4-4_seed0`.
 
     Raises:
       UserError: a field is out of its range.
@@ -39,7 +39,7 @@ class SyntheticConfig(tfds.core.BuilderConfig):
     train: int = 16  # tiles
     validation: int = 4  # tiles
     test: int = 4  # tiles
-    unlabelled: int = 0  # tiles without a mask
+    unlabelled: int = 4  # tiles without a mask
     seed: int = 0  # of the world
 
     def __post_init__(self) -> None:
