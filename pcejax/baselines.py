@@ -13,7 +13,7 @@ import numpy as np
 import scipy.ndimage
 from sklearn.ensemble import ExtraTreesClassifier
 
-from pcejax import datasets, metrics, runs, tiles, trained, writers
+from pcejax import datasets, evaluate, metrics, runs, tiles, trained, writers
 from pcejax.errors import UserError
 
 WINDOWS = (5, 11, 21, 41)
@@ -54,11 +54,11 @@ FEATURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def score_baselines(workdir: Path, split: str) -> dict[str, Any]:
-    """Teaches each baseline by the labels of the run in `workdir`, scores it on `split`, and writes
-    `report/baselines_<split>.json`: the mIoU and IoUs by the baseline's name.
+    """Teaches each baseline by the labels of the run in `workdir`, scores it on `split` by the run's own protocol
+    (`evaluate.score_split`), and writes `report/baselines_<split>.json`: the mIoU and IoUs by the baseline's name.
 
     Raises:
-      UserError: no run, or a run taught by dense masks, which are too many for trees.
+      UserError: no run, a run taught by dense masks, which are too many for trees, or a split of mixed protocol.
     """
     model = trained.load(workdir)
     config, legend = model.config, model.legend
@@ -67,6 +67,7 @@ def score_baselines(workdir: Path, split: str) -> dict[str, Any]:
     builder = datasets.open_dataset(config.data.name, config.data.data_dir)
     taught_by = tiles.read(builder, config.data.train_split)
     scored_on = tiles.read(builder, split)
+    within = evaluate.protocol(config, model.about, [tile.tile_id for tile in scored_on], split) == "within"
     progress = writers.Progress(len(FEATURES) * (len(taught_by) + len(scored_on)))
     done, result = 0, {}
     for name, features in FEATURES.items():
@@ -81,9 +82,11 @@ def score_baselines(workdir: Path, split: str) -> dict[str, Any]:
         trees.fit(np.concatenate(samples), np.concatenate(classes))
         matrix = np.zeros((legend.num_classes, legend.num_classes), np.int64)
         for tile, image, mask in tiles.decoded(scored_on):
+            clicked = tiles.labels_of(tile, config, legend)[1] if within else None
+            truth = evaluate.scored_mask(mask, clicked, config.inference.buffer_px)[::STRIDE, ::STRIDE]
             chosen = features(image)[::STRIDE, ::STRIDE]
             predicted = trees.predict(chosen.reshape(-1, chosen.shape[-1])).reshape(chosen.shape[:2])
-            matrix += metrics.confusion_matrix(mask[::STRIDE, ::STRIDE], predicted, legend.num_classes)
+            matrix += metrics.confusion_matrix(truth, predicted, legend.num_classes)
             done += 1
             print(f"baselines: tiles {progress.line(done)}: {name}, {tile.tile_id}", flush=True)
         scores = metrics.scores(matrix, legend, train_unknown=False)

@@ -30,8 +30,9 @@ def _parse(argv: list[str]) -> list[str]:
         if "config" in flags.FLAGS:
             flags.FLAGS.config.items()  # a file that failed to load raises at the first look
         return rest
-    except AttributeError as error:  # a config has no such field; ml_collections names its nearest
-        text = str(error).strip("'").replace("\\n", "; ").replace("\\'", "'")
+    except (AttributeError, KeyError) as error:  # no such field or section; ml_collections names its nearest
+        cause = error.args[0]  # the message, or the KeyError that has it
+        text = str(cause.args[0] if isinstance(cause, KeyError) else cause).replace("\n", "; ")
         raise UserError(f"config: no field {text}") from error
     except OSError as error:
         raise UserError(f"config: {' '.join(str(error).split())}") from error

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import ml_collections
 import numpy as np
 import scipy.special
 import tensorflow_datasets as tfds
@@ -41,7 +42,7 @@ def score_split(model: trained.Trained, builder: tfds.core.DatasetBuilder, split
     """
     config, legend = model.config, model.legend
     raw = tiles.read(builder, split)
-    protocol = _protocol(model, raw, split)
+    protocol_name = protocol(config, model.about, [tile.tile_id for tile in raw], split)
     folder = runs.pictures_folder(workdir, split)
     folder.mkdir(parents=True, exist_ok=True)
     matrices = np.zeros((len(raw), legend.num_classes, legend.num_classes), np.int64)
@@ -51,11 +52,8 @@ def score_split(model: trained.Trained, builder: tfds.core.DatasetBuilder, split
             raise UserError(f"split {split!r}: tile {tile.tile_id} has no mask; expected labelled tiles")
         logits = model.map_image(model.variables, image)
         predicted = logits.argmax(-1).astype(np.uint8)
-        clicked = tiles.labels_of(tile, config, legend)[1] if protocol == "within" else None
-        truth = mask
-        if clicked is not None:
-            near = points.near_points(clicked, mask.shape, config.inference.buffer_px)
-            truth = np.where(near, IGNORE, mask).astype(np.uint8)
+        clicked = tiles.labels_of(tile, config, legend)[1] if protocol_name == "within" else None
+        truth = scored_mask(mask, clicked, config.inference.buffer_px)
         matrices[index] = metrics.confusion_matrix(truth, predicted, legend.num_classes)
         pixels += mask.size
         if index < MAX_PICTURES:
@@ -71,7 +69,7 @@ def score_split(model: trained.Trained, builder: tfds.core.DatasetBuilder, split
     constant[:, majority] = matrices.sum((0, 2))
     result = {
         "split": split,
-        "protocol": protocol,
+        "protocol": protocol_name,
         "dataset": builder.info.full_name,
         "step": model.step,
         "num_tiles": len(raw),
@@ -89,17 +87,29 @@ def score_split(model: trained.Trained, builder: tfds.core.DatasetBuilder, split
     return result
 
 
-def _protocol(model: trained.Trained, raw: list[tiles.RawTile], split: str) -> str:
-    taught = set(model.about["tile_ids"])
-    share = [tile.tile_id in taught for tile in raw]
+def protocol(config: ml_collections.ConfigDict, about: dict[str, Any], tile_ids: list[str], split: str) -> str:
+    """The protocol of the tiles of `split`, for a run of `config` and `about`: see `score_split`.
+
+    Raises:
+      UserError: some of the tiles taught the run, and some did not.
+    """
+    taught = set(about["tile_ids"])
+    share = [tile_id in taught for tile_id in tile_ids]
     if not any(share):
         return "across"
     if not all(share):
         raise UserError(
-            f"split {split!r}: {sum(share)} of {len(raw)} tiles taught the run and the others did not; expected all or "
-            "none, since the two scores must not be mixed; slice the split, such as train[:6] and train[6:]"
+            f"split {split!r}: {sum(share)} of {len(tile_ids)} tiles taught the run and the others did not; expected "
+            "all or none, since the two scores must not be mixed; slice the split, such as train[:6] and train[6:]"
         )
-    return "fit" if model.config.points.annotator == "dense" else "within"
+    return "fit" if config.points.annotator == "dense" else "within"
+
+
+def scored_mask(mask: np.ndarray, clicked: points.Points | None, buffer_px: int) -> np.ndarray:
+    """The mask uint8 `[H, W]` with IGNORE within `buffer_px` native pixels of the points clicked on it, if any."""
+    if clicked is None:
+        return mask
+    return np.where(points.near_points(clicked, mask.shape, buffer_px), IGNORE, mask).astype(np.uint8)
 
 
 def print_scores(result: dict[str, Any]) -> None:

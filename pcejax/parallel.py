@@ -29,13 +29,15 @@ def rows_per_device(rows: int, field: str) -> int:
     """Rows of a global batch that each device takes.
 
     Raises:
-      UserError: `rows` is not divisible by the devices; the message names `field`.
+      UserError: `rows` is no positive multiple of the devices; the message names `field`.
     """
     devices = jax.device_count()
-    if rows % devices:
+    if rows < 1 or rows % devices:
+        below = max(0, rows // devices * devices)
+        nearest = f"{below} or {below + devices}" if below else f"{devices}"
         raise UserError(
-            f"{field}={rows} is not divisible by {devices} devices; expected a multiple of {devices}: "
-            f"set it to {max(1, rows // devices) * devices} or {(rows // devices + 1) * devices}"
+            f"{field}={rows} on {devices} devices; expected a multiple of {devices}, so that each takes as many: "
+            f"set it to {nearest}"
         )
     return rows // devices
 

@@ -6,7 +6,7 @@ import glob
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from pcejax import pictures, trained, writers
 from pcejax.errors import UserError
@@ -25,7 +25,8 @@ def find_images(pattern: str) -> list[Path]:
     if path.is_dir():
         found = [p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES]
     else:
-        found = [path] if path.is_file() else [Path(p) for p in glob.glob(str(path), recursive=True)]
+        names = [path] if path.is_file() else glob.glob(str(path), recursive=True)
+        found = [p for p in map(Path, names) if p.is_file()]
     if not found:
         raise UserError(f"--input={pattern}: no image; expected a file, a glob, or a folder of {', '.join(_SUFFIXES)}")
     return sorted(found)
@@ -73,6 +74,7 @@ def predict(workdir: Path, pattern: str, output: Path) -> list[Path]:
 
 def _read(path: Path) -> np.ndarray:
     try:
-        return np.asarray(Image.open(path).convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: a PNG with a broken chunk
         raise UserError(f"{path}: cannot be read as an image ({error}); expected a whole JPEG, PNG or TIFF") from error

@@ -42,7 +42,8 @@ def build_report(workdir: Path) -> Path:
     parts += ["<h2>Run on</h2>", f"<pre>{html.escape(json.dumps(manifest, indent=1))}</pre>"]
     path = workdir / "report" / "report.html"
     page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(workdir.name)}</title>"
-    path.write_text(f"{page}<style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"{page}<style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n", encoding="utf-8")
     return path
 
 

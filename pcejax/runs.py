@@ -31,25 +31,27 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Writes the config and the manifest of a run that starts, or checks the config of one that goes on.
+def check_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Checks that `workdir` holds no run yet, or one of this config.
 
     Raises:
       UserError: the workdir holds the run of another config; the message has each field that differs.
     """
     path = workdir / "config.json"
-    new = _flat(_as_json(config))
-    if path.exists():
-        old = _flat(json.loads(path.read_text()))
-        differing = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
-        if differing:
-            told = "; ".join(f"{name}: {old.get(name)!r} there, {new.get(name)!r} now" for name in differing)
-            raise UserError(
-                f"{workdir} holds a run of another config: {told}; take another --workdir, or start with its config"
-            )
-    else:
-        workdir.mkdir(parents=True, exist_ok=True)
-        writers.write_json(path, _as_json(config))
+    if not path.exists():
+        return
+    old, new = _flat(json.loads(path.read_text())), _flat(_as_json(config))
+    differing = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    if differing:
+        told = "; ".join(f"{name}: {old.get(name)!r} there, {new.get(name)!r} now" for name in differing)
+        raise UserError(
+            f"{workdir} holds a run of another config: {told}; take another --workdir, or start with its config"
+        )
+
+
+def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Writes the config and the manifest of a run that starts or goes on; `check_config` comes before."""
+    writers.write_json(workdir / "config.json", _as_json(config))
     writers.write_json(workdir / "manifest.json", _manifest())
 
 
@@ -82,7 +84,7 @@ def pictures_folder(workdir: Path, split: str) -> Path:
 
 def split_name(split: str) -> str:
     """A split or slice as part of a file name: "train[6:]" becomes "train_6-"."""
-    return re.sub(r"[^\w+-]", "", split.replace("[", "_").replace(":", "-"))
+    return re.sub(r"[^\w+%-]", "", split.replace("[", "_").replace(":", "-"))
 
 
 def _manifest() -> dict[str, Any]:

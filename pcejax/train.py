@@ -54,6 +54,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
       UserError: config, dataset and workdir do not fit, or the loss is not finite.
     """
     _check(config)
+    runs.check_config(workdir, config)
     result = _finished(config, workdir)
     if result:
         print(f"{workdir}: done already, {config.train.num_steps} steps trained and scored", flush=True)
@@ -65,11 +66,11 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
     eval_model = models.create_model(config.model, num_logits)
     map_image = tiled_inference.make_mapper(steps.make_eval_step(eval_model), config)
     class_weights = _class_weights(config, num_logits)
-    if config.data.eval_split:
-        tiles.read(builder, config.data.eval_split)  # a split that is not there ends the run here, not after training
+    eval_tile_ids = [tile.tile_id for tile in tiles.read(builder, config.data.eval_split)]
     tile_set = tiles.load(config, _print_decoding())
     input_pipeline.check(config, tile_set)
     about = about_run(tile_set, legend)
+    evaluate.protocol(config, about, eval_tile_ids, config.data.eval_split)  # a mixed split ends the run here
     runs.open_workdir(workdir, config)
 
     tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps)
@@ -137,17 +138,14 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
                         f"accuracy at labels {values['accuracy']:.3f}",
                         flush=True,
                     )
-                if step % config.train.checkpoint_every_steps == 0 or last:
-                    checkpoints.save(state, about)
                 if config.train.eval_every_steps and step % config.train.eval_every_steps == 0 and not last:
                     writer.scalars(step, {"miou": score(state)["miou"]}, {})
-        result = {}
-        if config.data.eval_split:
-            result = score(state)
-            if step > first_step:
-                writer.scalars(step, {"miou": result["miou"]}, {})
-        writer.close()
-    return result
+                # After all records of the step: a run that goes on from here has them.
+                if step % config.train.checkpoint_every_steps == 0 or last:
+                    checkpoints.save(state, about)
+    writer.close()
+    # The last checkpoint is on disk: scores of the last step mean that nothing is left to do.
+    return score(state)
 
 
 def about_run(tile_set: tiles.TileSet, legend: Legend) -> dict[str, Any]:
@@ -168,7 +166,6 @@ def _finished(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any
     path = runs.evaluation_path(workdir, config.data.eval_split)
     if not path.exists():
         return None
-    runs.open_workdir(workdir, config)
     result = json.loads(path.read_text())
     return result if result["step"] == config.train.num_steps else None
 
@@ -183,6 +180,12 @@ def _check(config: ml_collections.ConfigDict) -> None:
     ):
         if config.train[field] < least:
             raise UserError(f"train.{field}={config.train[field]}; expected {least} or more")
+    if config.train.checkpoint_every_steps % config.train.log_every_steps:
+        raise UserError(
+            f"train.checkpoint_every_steps={config.train.checkpoint_every_steps}; expected a multiple of "
+            f"train.log_every_steps={config.train.log_every_steps}, so that a run that was cut logs what one that was "
+            "not logs"
+        )
 
 
 def _check_labels(old: dict[str, Any], new: dict[str, Any], workdir: Path) -> None:

@@ -1,0 +1,177 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from runs_for_tests import SIZE, builder_of, config_of, prepare, save_run
+
+from pcejax import evaluate, metrics, points, runs, tiles, train, trained
+from pcejax.errors import UserError
+from pcejax.legend import DEEPGLOBE, IGNORE
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    prepare(folder := tmp_path_factory.mktemp("data"))
+    return folder
+
+
+def model_of(config, map_image, about=None):
+    """What `trained.load` gives, of a model that maps as told."""
+    about = about or train.about_run(tiles.load(config), DEEPGLOBE)
+    return trained.Trained(config, DEEPGLOBE, about, 6, None, map_image)
+
+
+def logits_of(ids):
+    """Logits whose largest is at `ids`; unknown and IGNORE become class 0."""
+    known = np.where(ids < 6, ids, 0)
+    return 4.0 * np.eye(6, dtype=np.float32)[known]
+
+
+def constant(class_id):
+    return lambda variables, image: logits_of(np.full(image.shape[:2], class_id, np.uint8))
+
+
+def truth_teller(config, split):
+    """A model that knows the masks of the split, by the images."""
+    known = {tile.image().tobytes(): tile.mask() for tile in tiles.read(builder_of(config), split)}
+    return lambda variables, image: logits_of(known[image.tobytes()])
+
+
+def score(model, split, workdir):
+    return evaluate.score_split(model, builder_of(model.config), split, workdir)
+
+
+def test_a_perfect_map_scores_one_on_every_pixel_of_every_tile(data_dir, tmp_path):
+    config = config_of(data_dir)
+    result = score(model_of(config, truth_teller(config, "test")), "test", tmp_path)
+    masks = [tile.mask() for tile in tiles.read(builder_of(config), "test")]
+    counts = np.bincount(np.concatenate(masks).ravel(), minlength=7)
+    assert result["protocol"] == "across"
+    assert result["miou"] == result["overall_accuracy"] == 1
+    assert result["miou_interval_over_tiles"] == (1, 1)
+    matrix = np.array(result["confusion_matrix"])
+    np.testing.assert_array_equal(matrix.sum(1), counts[:7])
+    assert matrix.sum() == 2 * SIZE**2
+    assert [name for name, value in result["iou"].items() if value is None] == [
+        name for name, count in zip(DEEPGLOBE.names[:6], counts, strict=False) if not count
+    ]
+    assert list(result["tiles"]) == ["test_0000", "test_0001"]
+    np.testing.assert_array_equal(sum(np.array(m) for m in result["tiles"].values()), matrix)
+
+
+def test_scores_are_those_of_the_summed_matrix_and_are_written(data_dir, tmp_path, capsys):
+    config = config_of(data_dir)
+    result = score(model_of(config, constant(3)), "validation", tmp_path)
+    matrix = np.zeros((7, 7), np.int64)
+    for tile in tiles.read(builder_of(config), "validation"):
+        matrix[:, 3] += np.bincount(tile.mask().ravel(), minlength=7)[:7]
+    np.testing.assert_array_equal(result["confusion_matrix"], matrix)
+    for name, value in metrics.scores(matrix, DEEPGLOBE, train_unknown=False).items():
+        assert result[name] == value or (np.isnan(value) and np.isnan(result[name]))
+    written = json.loads(runs.evaluation_path(tmp_path, "validation").read_text())
+    assert written == json.loads(json.dumps(result))
+    assert (result["split"], result["step"], result["num_tiles"]) == ("validation", 6, 2)
+    assert result["dataset"] == builder_of(config).info.full_name
+    assert result["points"]["budget"] == 4
+    assert "evaluate validation: tiles 2/2" in capsys.readouterr().out
+
+
+def test_the_majority_is_that_of_the_labels_not_of_the_split(data_dir, tmp_path):
+    config = config_of(data_dir, **{"points.annotator": "uniform", "points.budget": 9})
+    model = model_of(config, constant(0))
+    drawn = [tiles.labels_of(tile, config, DEEPGLOBE)[1] for tile in tiles.read(builder_of(config), "train")]
+    majority = np.bincount(np.concatenate([p.class_id for p in drawn])).argmax()
+    result = score(model, "test", tmp_path)
+    assert result["majority_class"] == DEEPGLOBE.names[majority]
+    there = score(model._replace(map_image=constant(majority)), "test", tmp_path)
+    assert result["majority_miou"] == there["miou"] == there["majority_miou"]
+
+
+@pytest.mark.parametrize("buffer_px", [0, 3])
+def test_within_clicked_tiles_the_points_and_a_buffer_around_them_are_not_scored(data_dir, tmp_path, buffer_px):
+    config = config_of(data_dir, **{"inference.buffer_px": buffer_px})
+    result = score(model_of(config, constant(0)), "train[:2]", tmp_path)
+    assert result["protocol"] == "within"
+    expected = np.zeros(7, np.int64)
+    for tile in tiles.read(builder_of(config), "train[:2]"):
+        drawn = tiles.labels_of(tile, config, DEEPGLOBE)[1]
+        rows, cols = np.indices((SIZE, SIZE))
+        far = np.ones((SIZE, SIZE), bool)
+        for row, col in zip(drawn.row, drawn.col, strict=True):
+            far &= np.maximum(abs(rows - row), abs(cols - col)) > buffer_px
+        assert not far.all()
+        expected += np.bincount(tile.mask()[far], minlength=7)[:7]
+    np.testing.assert_array_equal(np.sum(result["confusion_matrix"], 1), expected)
+
+
+def test_the_buffer_is_cut_out_of_the_mask_alone():
+    mask = np.arange(25, dtype=np.uint8).reshape(5, 5) % 6
+    clicked = points.Points(*(np.array([v], np.int32) for v in (1, 3, mask[1, 3], 0)))
+    scored = evaluate.scored_mask(mask, clicked, 1)
+    assert scored.dtype == np.uint8
+    assert (scored[:3, 2:] == IGNORE).all()
+    assert (scored == IGNORE).sum() == 9
+    np.testing.assert_array_equal(scored[scored != IGNORE], mask[scored != IGNORE])
+    assert evaluate.scored_mask(mask, None, 1) is mask
+
+
+def test_tiles_whose_dense_masks_taught_are_a_fit_and_scored_whole(data_dir, tmp_path):
+    config = config_of(data_dir, **{"points.annotator": "dense"})
+    result = score(model_of(config, truth_teller(config, "train")), "train", tmp_path)
+    assert result["protocol"] == "fit"
+    assert result["miou"] == 1
+    assert np.sum(result["confusion_matrix"]) == 3 * SIZE**2
+    across = score(model_of(config, constant(0)), "test", tmp_path)
+    assert across["protocol"] == "across"
+
+
+def test_a_split_of_clicked_and_other_tiles_is_refused_before_any_is_mapped(data_dir, tmp_path):
+    model = model_of(config_of(data_dir), map_image=None)
+    with pytest.raises(UserError, match=r"'train\[:1\]\+test': 1 of 3 tiles taught the run and the others did not"):
+        score(model, "train[:1]+test", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("split", "told"), [("tset", "tset"), ("test[:9]", "incompatible"), ("", "split ''")])
+def test_a_split_that_is_not_there_is_told(data_dir, tmp_path, split, told):
+    with pytest.raises(UserError, match=f"{told}.* expected one of .*'test', 'train'"):
+        score(model_of(config_of(data_dir), None), split, tmp_path)
+
+
+def test_tiles_without_a_mask_are_refused(data_dir, tmp_path):
+    with pytest.raises(UserError, match="unlabelled_0000 has no mask"):
+        score(model_of(config_of(data_dir), constant(0)), "unlabelled", tmp_path)
+    assert not runs.evaluation_path(tmp_path, "unlabelled").exists()
+
+
+def test_unknown_is_scored_in_glnets_way_only_where_it_was_trained(data_dir, tmp_path):
+    config = config_of(data_dir, train_unknown=True, **{"points.annotator": "dense"})
+    assert "miou_glnet" in score(model_of(config, constant(0)), "test", tmp_path)
+    assert "miou_glnet" not in score(model_of(config_of(data_dir), constant(0)), "test", tmp_path)
+
+
+def test_the_first_tiles_are_drawn_and_no_more_than_told(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "MAX_PICTURES", 2)
+    score(model_of(config_of(data_dir), constant(4)), "train", tmp_path)
+    drawn = sorted(runs.pictures_folder(tmp_path, "train").iterdir())
+    assert [path.name for path in drawn] == ["train_0000.png", "train_0001.png"]
+    sheet = np.asarray(Image.open(drawn[0]))
+    assert sheet.shape == (384, 4 * 384 + 3 * 6, 3)
+    panels = [sheet[:, index * 390 : index * 390 + 384] for index in range(4)]
+    assert (panels[2] == DEEPGLOBE.colors[4]).all()  # the map
+    probability = np.exp(4) / (np.exp(4) + 5)
+    assert (panels[3] == int(probability * 255)).all()  # confidence
+
+
+def test_a_checkpoint_is_scored_from_its_workdir(data_dir, tmp_path, capsys):
+    save_run(tmp_path, config_of(data_dir), step=3)
+    result = evaluate.evaluate(tmp_path, "test")
+    assert result["step"] == 3
+    assert np.sum(result["confusion_matrix"]) == 2 * SIZE**2
+    evaluate.print_scores(result)
+    told = capsys.readouterr().out
+    assert f"test (across): mIoU {result['miou']:.3f} [" in told
+    for name, value in result["iou"].items():
+        line = next(line for line in told.splitlines() if f"│ {name} " in line)
+        assert ("absent" if value is None else f"{value:.3f}") in line

@@ -1,0 +1,173 @@
+import base64
+import html.parser
+import io
+import json
+
+import pytest
+from PIL import Image
+from runs_for_tests import config_of, save_image
+
+from pcejax import report, runs, writers
+
+VOID = {"meta", "img", "br"}
+
+
+class Page(html.parser.HTMLParser):
+    """Text, images and links of a page; fails where tags do not close in order."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.text, self.images, self.tags, self.outside, self._open = "", [], [], [], []
+        self.feed(path.read_text(encoding="utf-8"))
+        assert self._open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        named = dict(attrs)
+        if tag == "img":
+            kind, _, data = named["src"].partition(",")
+            assert kind == "data:image/png;base64"
+            self.images.append(Image.open(io.BytesIO(base64.b64decode(data, validate=True))))
+            assert named["alt"]
+        self.outside += [value for name, value in attrs if name in ("src", "href") and not value.startswith("data:")]
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def evaluation(split="test", **changes):
+    scores = {
+        "split": split,
+        "protocol": "across",
+        "dataset": "synthetic_v1/64px/1.0.0",
+        "num_tiles": 4,
+        "miou": 0.61234,
+        "iou": {"water": 0.51234, "barren": None},
+        "overall_accuracy": 0.71234,
+        "kappa": 0.41234,
+        "miou_interval_over_tiles": [0.31234, 0.91234],
+        "majority_class": "water",
+        "majority_miou": 0.11234,
+    }
+    return scores | changes
+
+
+def make_workdir(tmp_path, *evaluations, name="run", **overrides):
+    workdir = tmp_path / name
+    runs.open_workdir(workdir, config_of("data", **overrides))
+    for result in evaluations:
+        writers.write_json(runs.evaluation_path(workdir, result["split"]), result)
+    for step in (2, 4):
+        record = {"step": step, "loss": 1 / step, "accuracy": 0.5, "learning_rate": 1e-3}
+        writers.append_line(workdir / "metrics.jsonl", record)
+    return workdir
+
+
+def page_of(workdir):
+    path = report.build_report(workdir)
+    assert path == workdir / "report" / "report.html"
+    return Page(path)
+
+
+def test_the_page_holds_the_scores_of_every_split(tmp_path):
+    page = page_of(make_workdir(tmp_path, evaluation(), evaluation("train[:2]", miou=0.98765, protocol="within")))
+    for told in ("0.612", "0.512", "absent", "0.712", "0.412", "0.312 to 0.912", "0.112", "(water)", "0.988"):
+        assert told in page.text, told
+    assert "Split test" in page.text
+    assert "Split train[:2]" in page.text
+    assert "no tile of it taught the run" in page.text
+    assert "the clicked tiles, less a buffer around the points" in page.text
+    assert "4 tiles of synthetic_v1/64px/1.0.0" in page.text
+
+
+@pytest.mark.parametrize(("num_tiles", "descriptive"), [(19, True), (20, False)])
+def test_an_interval_over_few_tiles_is_called_descriptive(tmp_path, num_tiles, descriptive):
+    page = page_of(make_workdir(tmp_path, evaluation(num_tiles=num_tiles)))
+    assert ("descriptive: fewer than 20 tiles" in page.text) == descriptive
+
+
+def test_glnets_score_is_there_where_it_was_taken(tmp_path):
+    assert "GLNet" not in page_of(make_workdir(tmp_path, evaluation(), name="without")).text
+    assert "as GLNet does: 0.587" in page_of(make_workdir(tmp_path, evaluation(miou_glnet=0.58711), name="with")).text
+
+
+def test_the_baselines_of_a_split_are_beside_its_scores(tmp_path):
+    workdir = make_workdir(tmp_path, evaluation("test"), evaluation("validation"))
+    trees = {"trees on colour": {"miou": 0.23456, "iou": {"water": 0.34567, "barren": None}}}
+    writers.write_json(runs.baselines_path(workdir, "test"), trees)
+    page = page_of(workdir)
+    test, _, validation = page.text.partition("Split validation")
+    for told in ("trees on colour", "0.235", "0.346"):
+        assert told in test
+        assert told not in validation
+
+
+def test_pictures_and_curves_are_inside_the_page(tmp_path):
+    workdir = make_workdir(tmp_path, evaluation())
+    for index, name in enumerate(("test_0000", "test_0001")):
+        save_image(runs.pictures_folder(workdir, "test") / f"{name}.png", (20, 30), index)
+    save_image(runs.pictures_folder(workdir, "other") / "stray.png", (20, 30))
+    page = page_of(workdir)
+    assert page.outside == []
+    assert "script" not in page.tags
+    assert [image.size for image in page.images[:2]] == [(30, 20), (30, 20)]
+    assert len(page.images) == 3  # two maps and the curves
+    assert "test_0000: image, truth, map, confidence" in page.text
+    assert "stray" not in page.text
+
+
+def test_the_page_tells_the_config_and_the_machine(tmp_path):
+    page = page_of(make_workdir(tmp_path, evaluation()))
+    assert "4 points per class and tile (point seed 0)" in page.text
+    assert "6 steps of 8 crops of 32 pixels at scale 1.0" in page.text
+    assert '"annotator": "balanced"' in page.text
+    assert '"devices": "2 x cpu"' in page.text
+
+
+@pytest.mark.parametrize(
+    ("annotator", "told"),
+    [("uniform", "4 points per tile"), ("dense", "taught by dense masks"), ("balanced", "4 points")],
+)
+def test_the_unit_of_the_budget_is_told(tmp_path, annotator, told):
+    assert told in page_of(make_workdir(tmp_path, **{"points.annotator": annotator})).text
+
+
+def test_drawn_scenes_are_called_drawn(tmp_path):
+    assert "no figure is a finding about the world" in page_of(make_workdir(tmp_path, name="drawn")).text
+    real = make_workdir(tmp_path, name="real", **{"data.name": "deepglobe"})
+    assert "no figure is a finding about the world" not in page_of(real).text
+
+
+def test_names_are_text_and_never_markup(tmp_path):
+    evil = "<script>alert(1)</script>&amp;"
+    workdir = make_workdir(
+        tmp_path,
+        evaluation(dataset=evil, majority_class=evil, iou={evil: 0.5}),
+        name="<b>run",
+        **{"data.data_dir": evil},
+    )
+    writers.write_json(runs.baselines_path(workdir, "test"), {evil: {"miou": 0.1, "iou": {evil: 0.2}}})
+    save_image(runs.pictures_folder(workdir, "test") / "<i>&'.png", (4, 4))
+    page = page_of(workdir)
+    assert not {"script", "b", "i"} & set(page.tags)
+    assert page.text.count(evil) == 5  # dataset, header, majority, baseline, config
+    assert "<b>run" in page.text
+    assert "<i>&': image" in page.text
+
+
+def test_a_run_without_scores_has_a_page(tmp_path):
+    page = page_of(make_workdir(tmp_path))
+    assert "Split" not in page.text
+    assert len(page.images) == 1
+
+
+def test_the_same_results_give_the_same_page(tmp_path):
+    workdir = make_workdir(tmp_path, evaluation())
+    first = report.build_report(workdir).read_bytes()
+    assert report.build_report(workdir).read_bytes() == first
+    assert json.loads(runs.evaluation_path(workdir, "test").read_text()) == evaluation()

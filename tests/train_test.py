@@ -1,0 +1,133 @@
+"""The loop in this process: what it refuses, how often it compiles, where it stops."""
+
+import jax
+import pytest
+from runs_for_tests import config_of, prepare, state_of
+
+from pcejax import parallel, train, writers
+from pcejax.checkpoints import Checkpoints
+from pcejax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    prepare(folder := tmp_path_factory.mktemp("data"))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def random_start(monkeypatch):
+    """A true initialisation takes seconds to compile, and nothing here looks at it."""
+
+    def create_train_state(model, tx, key, image_shape):
+        state = state_of(config_of("data"), 6)
+        return state._replace(opt_state=tx.init(state.params))
+
+    monkeypatch.setattr(train, "create_train_state", create_train_state)
+
+
+def run(data_dir, workdir, **overrides):
+    return train.train_and_evaluate(config_of(data_dir, **overrides), workdir)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ({"data.train_split": "trian"}, r"split 'trian' .* expected one of \['test', 'train', "),
+        ({"data.eval_split": "tset"}, r"split 'tset' .* expected one of"),
+        ({"data.eval_split": ""}, r"split ''"),
+        ({"data.eval_split": "test+train[:1]"}, r"1 of 3 tiles taught the run and the others did not"),
+        (
+            {"points.annotator": "expert"},
+            r"points.annotator='expert'; expected one of \['uniform', 'balanced', 'dense'\]",
+        ),
+        ({"points.budget": 0}, r"points.budget=0; expected 1 or more"),
+        ({"train.batch_size": 0}, r"train.batch_size=0 .*set it to 2"),
+        ({"train.num_steps": 0}, r"train.num_steps=0; expected 1 or more"),
+        (
+            {"train.checkpoint_every_steps": 3},
+            r"checkpoint_every_steps=3; expected a multiple of train.log_every_steps=2",
+        ),
+        ({"inference.batch_size": 3}, r"inference.batch_size=3 on 2 devices"),
+        ({"inference.overlap": 48}, r"inference.overlap=48"),
+        ({"loss.class_weights": (1.0, 2.0)}, r"loss.class_weights has 2 values; expected 6"),
+        ({"model.norm": "layer"}, r"model.norm='layer'"),
+        ({"data.scale": 0.3}, r"data.scale=0.3; expected 1, 0.5 or 0.25"),
+        ({"data.anchored_share": 1.5}, r"data.anchored_share=1.5"),
+    ],
+)
+def test_bad_input_ends_a_run_before_it_starts(data_dir, tmp_path, overrides, told):
+    with pytest.raises(UserError, match=told):
+        run(data_dir, tmp_path / "run", **overrides)
+    assert not (tmp_path / "run").exists()
+
+
+def test_each_step_is_compiled_once_in_a_run_and_once_in_one_that_goes_on(data_dir, tmp_path, monkeypatch):
+    compiled, calls = [], []
+    monitoring = jax.monitoring
+
+    def on_event(event, duration, **details):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(details)
+
+    def counted(map_step):
+        def mapped(step):
+            call_step, name = map_step(step), step.__name__
+
+            def call(*arguments):
+                before = len(compiled)
+                outputs = call_step(*arguments)
+                calls.append((name, len(compiled) - before))
+                return outputs
+
+            return call
+
+        return mapped
+
+    def compilations(name):
+        return [count for called, count in calls if called == name]
+
+    monkeypatch.setattr(parallel, "map_train_step", counted(parallel.map_train_step))
+    monkeypatch.setattr(parallel, "map_eval_step", counted(parallel.map_eval_step))
+
+    class CutError(Exception):
+        pass
+
+    plans = train.input_pipeline.plans
+
+    def cut_plans(config, tile_set, first_step):
+        for index, plan in enumerate(plans(config, tile_set, first_step)):
+            if first_step == 0 and index == 3:
+                raise CutError
+            yield plan
+
+    monkeypatch.setattr(train.input_pipeline, "plans", cut_plans)
+    monitoring.register_event_duration_secs_listener(on_event)
+    try:
+        with pytest.raises(CutError):
+            run(data_dir, tmp_path, **{"train.eval_every_steps": 1})
+        # Three steps, and after each an evaluation of two tiles of one window.
+        assert compilations("train_step") == [1, 0, 0]
+        assert sum(compilations("eval_step")) == compilations("eval_step")[0] == 1
+        assert len(compilations("eval_step")) >= 6
+        calls.clear()
+        run(data_dir, tmp_path, **{"train.eval_every_steps": 1})
+        # From the checkpoint of step 2 to step 6.
+        assert compilations("train_step") == [1, 0, 0, 0]
+        assert sum(compilations("eval_step")) == compilations("eval_step")[0] == 1
+    finally:
+        monitoring.unregister_event_duration_listener(on_event)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint_before(data_dir, tmp_path, monkeypatch):
+    def finite_then_not(measured):
+        values = compute(measured)
+        return values if len(seen.append(0) or seen) == 1 else values | {"loss": float("nan")}
+
+    seen, compute = [], train.metrics.compute
+    monkeypatch.setattr(train.metrics, "compute", finite_then_not)
+    with pytest.raises(UserError, match=r"steps 3 to 4: not finite: .*'loss': nan.*lower optimizer.learning_rate"):
+        run(data_dir, tmp_path)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() == 2
+    assert [record["step"] for record in writers.read_lines(tmp_path / "metrics.jsonl")] == [2]
