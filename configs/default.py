@@ -17,6 +17,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     data.name = "deepglobe"  # prepared dataset: "deepglobe" or "<builder>/<config>"
     data.data_dir = "data"  # folder that scripts/prepare_data.py filled
     data.train_split = "train"  # split, or slices such as "train[:6]+train[8:]"
+    data.num_labelled_tiles = (
+        0  # the first so many of train_split in an order by points.seed, the rest unused; 0 for all
+    )
     data.eval_split = "crossvali"  # scored in and after training; GLNet reports on these 207 tiles
     data.scale = 0.5  # training resolution: 1, 0.5 or 0.25 of the native one
     data.crop = 256  # side of a crop, pixels at the training scale
@@ -24,9 +27,22 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     data.device_memory_share = 0.6  # of a device's memory, the most that resident tiles may take
 
     config.points = points = ml_collections.ConfigDict()
-    points.annotator = "balanced"  # "uniform" | "balanced" | "dense"
-    points.budget = 50  # points per tile (uniform), or per class and tile (balanced)
-    points.seed = 0  # which points; budgets of one seed are nested
+    # Points: "uniform" | "balanced" | "component". Drawn: "scribble" | "block". All there is: "dense" |
+    # "dense_balanced", whose classes are weighted alike on each tile: the fair reference for "balanced".
+    points.annotator = "balanced"
+    points.budget = 50  # points per tile (uniform), class and tile (balanced), or connected component (component)
+    points.seed = 0  # which points and which tiles; budgets of one seed are nested
+    points.placement = "random"  # "random" | "interior" (likelier far from a border) | "boundary" (near one)
+    points.boundary_px = 10  # native pixels from a component's border that "boundary" clicks within
+    points.min_distance_px = 0  # native pixels between any two points of a tile, at least; 0 for no rule
+    points.min_area = 400  # native pixels of the least component that component and scribble label; 100 m2 at 0.5 m
+    points.click_jitter_px = 0  # native pixels that a click lies off at most; its class stays the one meant
+    points.label_noise = 0.0  # share of points that get another class
+    points.label_confusion = ()  # a row for each known class: how often a wrong click is called what; () for all alike
+    points.point_radius = 0  # native pixels; a point teaches the disc around it, across borders like a thick click
+    points.scribble_width = 5  # native pixels across a stroke; 5 still is 2 or 3 at half resolution
+    points.scribble_share = 0.5  # of the length of a component's centre line that the stroke covers
+    points.block_px = 64  # native pixels, side of the patch of a class
 
     config.augment = augment = ml_collections.ConfigDict()
     augment.dihedral_moves = True  # flips and quarter turns: overhead imagery has no up

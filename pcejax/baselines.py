@@ -13,14 +13,19 @@ import numpy as np
 import scipy.ndimage
 from sklearn.ensemble import ExtraTreesClassifier
 
-from pcejax import datasets, evaluate, metrics, runs, tiles, trained, writers
+from pcejax import datasets, evaluate, label_options, metrics, runs, tiles, trained, writers
 from pcejax.errors import UserError
+from pcejax.legend import IGNORE
 
 WINDOWS = (5, 11, 21, 41)
 """Sides of the windows that texture is taken from, native pixels."""
 
 STRIDE = 2
 """Every so many pixels of a row and of a column are mapped and scored: the trees take minutes for all."""
+
+
+MAX_SAMPLES = 5000
+"""Labelled pixels a tile that teach the trees: all points, part of a scribbled or patched tile."""
 
 
 def centred_color(image: np.ndarray) -> np.ndarray:
@@ -62,10 +67,13 @@ def score_baselines(workdir: Path, split: str) -> dict[str, Any]:
     """
     model = trained.load(workdir)
     config, legend = model.config, model.legend
-    if config.points.annotator == "dense":
-        raise UserError("points.annotator='dense': the baselines are taught by points; take a run that was too")
+    if config.points.annotator in label_options.DENSE:
+        raise UserError(
+            f"points.annotator={config.points.annotator!r}: the baselines are taught by few labels; "
+            "take a run that was too"
+        )
     builder = datasets.open_dataset(config.data.name, config.data.data_dir)
-    taught_by = tiles.read(builder, config.data.train_split)
+    taught_by = tiles.read_labelled(builder, config)
     scored_on = tiles.read(builder, split)
     within = evaluate.protocol(config, model.about, [tile.tile_id for tile in scored_on], split) == "within"
     progress = writers.Progress(len(FEATURES) * (len(taught_by) + len(scored_on)))
@@ -73,17 +81,20 @@ def score_baselines(workdir: Path, split: str) -> dict[str, Any]:
     for name, features in FEATURES.items():
         samples, classes = [], []
         for tile in taught_by:
-            points = tiles.labels_of(tile, config, legend)[1]
-            assert points is not None  # the annotator is not dense
-            samples.append(features(tile.image())[points.row, points.col])
-            classes.append(points.class_id)
+            label = tiles.labels_of(tile, config, legend, factor=1).label
+            labelled = np.argwhere(label != IGNORE)
+            if len(labelled) > MAX_SAMPLES:
+                labelled = np.random.default_rng(0).choice(labelled, MAX_SAMPLES, replace=False)
+            row, col = labelled.T
+            samples.append(features(tile.image())[row, col])
+            classes.append(label[row, col])
             done += 1
         trees = ExtraTreesClassifier(100, class_weight="balanced", n_jobs=-1, random_state=0)
         trees.fit(np.concatenate(samples), np.concatenate(classes))
         matrix = np.zeros((legend.num_classes, legend.num_classes), np.int64)
         for tile, image, mask in tiles.decoded(scored_on):
-            clicked = tiles.labels_of(tile, config, legend)[1] if within else None
-            truth = evaluate.scored_mask(mask, clicked, config.inference.buffer_px)[::STRIDE, ::STRIDE]
+            taught = tiles.labels_of(tile, config, legend, factor=1).label if within else None
+            truth = evaluate.scored_mask(mask, taught, config.inference.buffer_px)[::STRIDE, ::STRIDE]
             chosen = features(image)[::STRIDE, ::STRIDE]
             predicted = trees.predict(chosen.reshape(-1, chosen.shape[-1])).reshape(chosen.shape[:2])
             matrix += metrics.confusion_matrix(truth, predicted, legend.num_classes)

@@ -13,12 +13,15 @@ import tensorflow_datasets as tfds
 from rich.console import Console
 from rich.table import Table
 
-from pcejax import datasets, metrics, pictures, points, runs, tiles, trained, writers
+from pcejax import datasets, label_options, label_tiles, metrics, pictures, runs, tiles, trained, writers
 from pcejax.errors import UserError
 from pcejax.legend import IGNORE
 
 MAX_PICTURES = 8
 """Tiles of a split whose maps are drawn."""
+
+_WHO_TAUGHT = ("legend", "labels_hash", "tile_ids")
+"""What of `train.about_run` is not about the budget."""
 
 
 def evaluate(workdir: Path, split: str) -> dict[str, Any]:
@@ -32,10 +35,10 @@ def score_split(model: trained.Trained, builder: tfds.core.DatasetBuilder, split
     """Scores the model's maps of every tile of `split`, and writes them to `report/evaluation_<split>.json`.
 
     The protocol is "across" where the run was taught by none of the tiles. Where it was taught by
-    points on all of them it is "within": those points and a buffer around them are not scored. Where
-    it was taught by their dense masks it is "fit", which tells nothing about other pixels.
+    labels on parts of all of them it is "within": those pixels and a buffer around them are not scored.
+    Where it was taught by their dense masks it is "fit", which tells nothing about other pixels.
 
-    The first tiles' maps are drawn into `report/maps_<split>/`: image and points, truth, map, confidence.
+    The first tiles' maps are drawn into `report/maps_<split>/`: image and labels, truth, map, confidence.
 
     Raises:
       UserError: the split holds tiles with and without training labels, or tiles without a mask.
@@ -52,12 +55,12 @@ def score_split(model: trained.Trained, builder: tfds.core.DatasetBuilder, split
             raise UserError(f"split {split!r}: tile {tile.tile_id} has no mask; expected labelled tiles")
         logits = model.map_image(model.variables, image)
         predicted = logits.argmax(-1).astype(np.uint8)
-        clicked = tiles.labels_of(tile, config, legend)[1] if protocol_name == "within" else None
-        truth = scored_mask(mask, clicked, config.inference.buffer_px)
+        taught = tiles.labels_of(tile, config, legend, factor=1) if protocol_name == "within" else None
+        truth = scored_mask(mask, taught.label if taught else None, config.inference.buffer_px)
         matrices[index] = metrics.confusion_matrix(truth, predicted, legend.num_classes)
         pixels += mask.size
         if index < MAX_PICTURES:
-            shown = image if clicked is None else pictures.with_points(image, clicked, legend, max(image.shape) // 150)
+            shown = image if taught is None else pictures.with_annotation(image, taught, legend)
             panels = [shown, pictures.color_map(mask, legend), pictures.color_map(predicted, legend)]
             panels.append(pictures.confidence(scipy.special.softmax(logits, -1).max(-1)))
             pictures.side_by_side(panels).save(folder / f"{tile.tile_id}.png")
@@ -73,7 +76,8 @@ def score_split(model: trained.Trained, builder: tfds.core.DatasetBuilder, split
         "dataset": builder.info.full_name,
         "step": model.step,
         "num_tiles": len(raw),
-        "points": config.points.to_dict() | {"label_counts": model.about["label_counts"]},
+        "points": config.points.to_dict()
+        | {name: value for name, value in model.about.items() if name not in _WHO_TAUGHT},
         **metrics.scores(matrices.sum(0), legend, train_unknown=config.train_unknown),
         "miou_interval_over_tiles": metrics.bootstrap_miou(matrices, legend.num_known),
         "majority_class": legend.names[majority],
@@ -102,14 +106,14 @@ def protocol(config: ml_collections.ConfigDict, about: dict[str, Any], tile_ids:
             f"split {split!r}: {sum(share)} of {len(tile_ids)} tiles taught the run and the others did not; expected "
             "all or none, since the two scores must not be mixed; slice the split, such as train[:6] and train[6:]"
         )
-    return "fit" if config.points.annotator == "dense" else "within"
+    return "fit" if config.points.annotator in label_options.DENSE else "within"
 
 
-def scored_mask(mask: np.ndarray, clicked: points.Points | None, buffer_px: int) -> np.ndarray:
-    """The mask uint8 `[H, W]` with IGNORE within `buffer_px` native pixels of the points clicked on it, if any."""
-    if clicked is None:
+def scored_mask(mask: np.ndarray, label: np.ndarray | None, buffer_px: int) -> np.ndarray:
+    """The mask uint8 `[H, W]` with IGNORE within `buffer_px` native pixels of pixels that `label` labels, if any."""
+    if label is None:
         return mask
-    return np.where(points.near_points(clicked, mask.shape, buffer_px), IGNORE, mask).astype(np.uint8)
+    return np.where(label_tiles.near_labels(label, buffer_px), IGNORE, mask).astype(np.uint8)
 
 
 def print_scores(result: dict[str, Any]) -> None:

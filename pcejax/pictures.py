@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
+from pcejax.annotators import Annotation
 from pcejax.legend import IGNORE, Legend
-from pcejax.points import Points
 
 _GREY = (96, 96, 96)
 
@@ -29,8 +29,15 @@ def confidence(probability: np.ndarray) -> np.ndarray:
     return np.repeat((np.clip(probability, 0, 1) * 255).astype(np.uint8)[..., None], 3, -1)
 
 
-def with_points(image: np.ndarray, points: Points, legend: Legend, radius: int) -> np.ndarray:
-    """The image uint8 `[H, W, 3]` with each point as a disc of its class's colour, ringed in black."""
+def with_annotation(image: np.ndarray, annotation: Annotation, legend: Legend) -> np.ndarray:
+    """The image uint8 `[H, W, 3]` under its annotation at native resolution, in the classes' colours.
+
+    A point is a ringed disc whose size is for the eye; strokes and patches are as they are.
+    """
+    points, label = annotation.points, annotation.label
+    if points is None:
+        return np.where((label != IGNORE)[..., None], color_map(label, legend), image)
+    radius = max(image.shape) // 150
     drawn = Image.fromarray(image)
     draw = ImageDraw.Draw(drawn)
     for row, col, class_id in zip(points.row, points.col, points.class_id, strict=True):

@@ -1,24 +1,24 @@
-"""Annotators: a dense mask -> points as a person could have clicked them -> a label tile.
+"""Annotators that click: a dense mask -> points as a person could have clicked them.
 
 Points are drawn once per run on the whole tile at native resolution, as a pure function of
 (points.seed, tile id, annotator, mask): never per crop or epoch, which would leak the dense mask.
 
-Every pixel of a tile has a 64-bit key, a hash of (seed, tile id, pixel). A point's rank is its key's
-place among the pixels of its stratum, so the ranks of a stratum are one permutation of it and budget k
-is `rank < k`: the budgets of a seed are nested. The hash is written out here, not taken from a random
-number generator, so that points stay the same over machines and library versions.
+A point's rank is its place in the order of its stratum, which no budget changes: budget k is
+`rank < k`, so the budgets of a seed are nested. Where a point is clicked and what it is called are
+functions of its own key, so nesting survives bad clicks.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import scipy.ndimage
 
-from pcejax.errors import UserError
-from pcejax.legend import IGNORE, Legend
+from pcejax import discs, keys, label_options, placements
+from pcejax.label_options import LabelOptions
+from pcejax.legend import Legend
 
 
 class Points(NamedTuple):
@@ -30,124 +30,100 @@ class Points(NamedTuple):
     rank: np.ndarray
 
 
-def pixel_keys(seed: int, tile_id: str, num_pixels: int) -> np.ndarray:
-    """uint64 `[num_pixels]`: SplitMix64 (Steele et al., 2014) from a start that hashes (seed, tile id)."""
-    digest = hashlib.blake2b(f"{seed}:{tile_id}".encode(), digest_size=8).digest()
-    state = np.arange(1, num_pixels + 1, dtype=np.uint64)
-    state *= np.uint64(0x9E3779B97F4A7C15)
-    state += np.uint64(int.from_bytes(digest, "little"))
-    state ^= state >> np.uint64(30)
-    state *= np.uint64(0xBF58476D1CE4E5B9)
-    state ^= state >> np.uint64(27)
-    state *= np.uint64(0x94D049BB133111EB)
-    state ^= state >> np.uint64(31)
-    return state
+class Drawn(NamedTuple):
+    """The points of a tile, and the classes that got fewer of them than the budget."""
+
+    points: Points
+    underfull: tuple[int, ...]  # class ids, ascending
 
 
-def _first(pixels: np.ndarray, keys: np.ndarray, budget: int) -> np.ndarray:
-    """The `budget` of `pixels` with the smallest keys, in the keys' order."""
-    if pixels.size > budget:
-        pixels = pixels[np.argpartition(keys[pixels], budget)[:budget]]
-    return pixels[np.argsort(keys[pixels], kind="stable")]
-
-
-def _points_of_strata(mask: np.ndarray, keys: np.ndarray, strata: Iterable[np.ndarray], budget: int) -> Points:
-    drawn = [_first(stratum, keys, budget) for stratum in strata]
-    pixels = np.concatenate([*drawn, np.zeros(0, np.int64)])
-    rank = np.concatenate([*(np.arange(len(d)) for d in drawn), np.zeros(0, np.int64)])
-    order = np.argsort(rank, kind="stable")
-    row, col = np.divmod(pixels[order], mask.shape[1])
-    class_id = mask.reshape(-1)[pixels[order]]
-    return Points(*(values.astype(np.int32) for values in (row, col, class_id, rank[order])))
-
-
-def uniform(mask: np.ndarray, *, budget: int, seed: int, tile_id: str, legend: Legend) -> Points:
-    """`budget` points per tile, every known pixel of the mask uint8 `[H, W]` equally likely."""
+def uniform(mask: np.ndarray, min_area: int, legend: Legend) -> list[np.ndarray]:
+    """One stratum, all known pixels of the mask uint8 `[H, W]`: the budget is points per tile."""
     known = np.flatnonzero(mask < legend.num_known)
-    return _points_of_strata(mask, pixel_keys(seed, tile_id, mask.size), [known], budget)
+    return [known] if known.size else []
 
 
-def balanced(mask: np.ndarray, *, budget: int, seed: int, tile_id: str, legend: Legend) -> Points:
-    """`budget` points per class present in the mask uint8 `[H, W]`; all pixels of a class that has fewer."""
+def balanced(mask: np.ndarray, min_area: int, legend: Legend) -> list[np.ndarray]:
+    """One stratum for each known class in the mask uint8 `[H, W]`: the budget is points per class and tile."""
     strata = (np.flatnonzero(mask == class_id) for class_id in range(legend.num_known))
-    return _points_of_strata(mask, pixel_keys(seed, tile_id, mask.size), strata, budget)
+    return [stratum for stratum in strata if stratum.size]
 
 
-ANNOTATORS: dict[str, Callable[..., Points]] = {"uniform": uniform, "balanced": balanced}
-"""Point annotators by `config.points.annotator`; "dense" is the one beside them that draws no points."""
+def component(mask: np.ndarray, min_area: int, legend: Legend) -> list[np.ndarray]:
+    """One stratum for each connected component of a known class in the mask uint8 `[H, W]`.
 
-
-def annotate(
-    mask: np.ndarray,
-    tile_id: str,
-    *,
-    annotator: str,
-    budget: int,
-    seed: int,
-    legend: Legend,
-    factor: int,
-    train_unknown: bool,
-) -> tuple[np.ndarray, Points | None]:
-    """The label tile uint8 `[ceil(H / factor), ceil(W / factor)]` of a mask uint8 `[H, W]`, and the points in it.
-
-    "dense" gives the mask itself, thinned to every factor-th pixel, and no points.
-
-    Raises:
-      UserError: no annotator of that name, or a budget below 1.
+    Components are 8-connected; those of fewer than `min_area` pixels get no point. The budget is
+    points per component.
     """
-    if annotator == "dense":
-        last_class = legend.num_classes if train_unknown else legend.num_known
-        label = mask[factor // 2 :: factor, factor // 2 :: factor]
-        label = np.pad(
-            label,
-            [(0, -(-n // factor) - m) for n, m in zip(mask.shape, label.shape, strict=True)],
-            constant_values=IGNORE,
-        )
-        return np.where(label < last_class, label, IGNORE).astype(np.uint8), None
-    if annotator not in ANNOTATORS:
-        raise UserError(f"points.annotator={annotator!r}; expected one of {[*ANNOTATORS, 'dense']}")
-    if budget < 1:
-        raise UserError(f"points.budget={budget}; expected 1 or more")
-    points = ANNOTATORS[annotator](mask, budget=budget, seed=seed, tile_id=tile_id, legend=legend)
-    return rasterise(points, mask.shape, factor), points
+    strata = []
+    for class_id in range(legend.num_known):
+        labelled, _ = scipy.ndimage.label(mask == class_id, np.ones((3, 3), int))
+        areas = np.bincount(labelled.reshape(-1))
+        for number, box in enumerate(scipy.ndimage.find_objects(labelled), 1):
+            if areas[number] >= min_area:
+                row, col = np.nonzero(labelled[box] == number)
+                strata.append((row + box[0].start) * mask.shape[1] + col + box[1].start)
+    return strata
 
 
-def rasterise(points: Points, shape: tuple[int, ...], factor: int) -> np.ndarray:
-    """The label tile uint8 `[ceil(H / factor), ceil(W / factor)]`: class ids at the points, IGNORE elsewhere.
+ANNOTATORS: dict[str, Callable[[np.ndarray, int, Legend], list[np.ndarray]]] = {
+    "uniform": uniform,
+    "balanced": balanced,
+    "component": component,
+}
+"""The strata, flat pixels int64 `[n]` each, that an annotator's budget counts points in, by its name."""
 
-    `shape` is the tile's native `(H, W)`. A point whose coarse pixel is taken by one of lower rank moves
-    to the nearest free pixel, so none is lost, and what rank k gets does not depend on later ranks.
+
+def draw(mask: np.ndarray, tile_id: str, options: LabelOptions, legend: Legend) -> Drawn:
+    """The points of a mask uint8 `[H, W]`; all candidates of a stratum that has fewer than the budget.
+
+    A minimum distance holds between any two points of a tile, as they were meant, before jitter.
+    Unknown and IGNORE are never drawn.
     """
-    label = np.full([-(-n // factor) for n in shape], IGNORE, np.uint8)
-    if len(points.row) > label.size:
-        raise UserError(
-            f"{len(points.row)} points do not fit on the {label.size} pixels of a tile reduced {factor} times; "
-            "raise data.scale or lower points.budget"
+    strata = ANNOTATORS[options.annotator](mask, options.min_area, legend)
+    distance = placements.border_distance(mask) if options.placement != "random" else None
+    candidates = (
+        placements.candidates(
+            stratum,
+            placement=options.placement,
+            distance=distance,
+            boundary_px=options.boundary_px,
+            seed=options.seed,
+            tile_id=tile_id,
         )
-    for row, col, class_id in zip(points.row // factor, points.col // factor, points.class_id, strict=True):
-        if label[row, col] != IGNORE:
-            row, col = _nearest_free(label, row, col)
-        label[row, col] = class_id
-    return label
+        for stratum in strata
+    )
+    if options.min_distance_px > 1:
+        drawn = placements.first_apart(
+            list(candidates), options.budget, mask.shape[1], mask.size, options.min_distance_px
+        )
+    else:
+        drawn = [placements.first(each, options.budget) for each in candidates]
+    flat = mask.reshape(-1)
+    short = [s for s, got in zip(strata, drawn, strict=True) if len(got) < options.budget]
+    underfull = np.flatnonzero(np.bincount(np.concatenate([*(flat[s] for s in short), np.zeros(0, np.uint8)])))
+    pixels = np.concatenate([*drawn, np.zeros(0, np.int64)])
+    rank = np.concatenate([*(np.arange(len(got)) for got in drawn), np.zeros(0, np.int64)])
+    order = np.argsort(rank, kind="stable")
+    return Drawn(_clicked(mask, pixels[order], rank[order], tile_id, options, legend), tuple(underfull.tolist()))
 
 
-def _nearest_free(label: np.ndarray, row: int, col: int) -> tuple[int, int]:
-    """The unlabelled pixel nearest to (row, col), the first in reading order among equals."""
-    reach = 1
-    while True:
-        top, left = max(0, row - reach), max(0, col - reach)
-        free = np.argwhere(label[top : row + reach + 1, left : col + reach + 1] == IGNORE) + (top, left)
-        if len(free):
-            distance = ((free - (row, col)) ** 2).sum(1)
-            # A pixel outside the square may be nearer than one in its corner.
-            if distance.min() <= reach**2 or reach >= max(label.shape):
-                return tuple(int(v) for v in free[distance.argmin()])  # type: ignore[return-value]
-        reach *= 2
-
-
-def near_points(points: Points, shape: tuple[int, ...], buffer_px: int) -> np.ndarray:
-    """bool `[H, W]`: pixels within `buffer_px` native pixels, in row and in column, of a point."""
-    near = np.zeros(shape, bool)
-    for row, col in zip(points.row, points.col, strict=True):
-        near[max(0, row - buffer_px) : row + buffer_px + 1, max(0, col - buffer_px) : col + buffer_px + 1] = True
-    return near
+def _clicked(
+    mask: np.ndarray, pixels: np.ndarray, rank: np.ndarray, tile_id: str, options: LabelOptions, legend: Legend
+) -> Points:
+    """The points that a person makes of the pixels, flat int64 `[n]`, that were meant."""
+    row, col = np.divmod(pixels, mask.shape[1])
+    class_id = mask.reshape(-1)[pixels]
+    if options.click_jitter_px:
+        reach = options.click_jitter_px
+        offsets = np.argwhere(discs.disc(reach)) - reach
+        chosen = offsets[keys.pixel_keys(options.seed, tile_id, pixels, "jitter") % np.uint64(len(offsets))]
+        row = np.clip(row + chosen[:, 0], 0, mask.shape[0] - 1)
+        col = np.clip(col + chosen[:, 1], 0, mask.shape[1] - 1)
+    if options.label_noise:
+        noisy = keys.unit(keys.pixel_keys(options.seed, tile_id, pixels, "noise")) < options.label_noise
+        chances = np.cumsum(label_options.confusion(options, legend), 1)
+        chances /= chances[:, -1:]
+        u = keys.unit(keys.pixel_keys(options.seed, tile_id, pixels, "confusion"))
+        class_id = np.where(noisy, (chances[class_id] <= u[:, None]).sum(1), class_id)
+    return Points(*(values.astype(np.int32) for values in (row, col, class_id, rank)))

@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib.figure
 
 from pcejax import runs, writers
+from pcejax.label_options import describe, label_options
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -49,10 +50,10 @@ def build_report(workdir: Path) -> Path:
 
 def _summary(config: dict[str, Any], manifest: dict[str, Any]) -> str:
     points, data, train = config["points"], config["data"], config["train"]
-    unit = {"uniform": "points per tile", "balanced": "points per class and tile"}.get(points["annotator"])
-    taught = f"{points['budget']} {unit}" if unit else "dense masks"
+    tiles = f", {data['num_labelled_tiles']} tiles of it" if data["num_labelled_tiles"] else ""
     text = (
-        f"{data['name']}, {data['train_split']}, taught by {taught} (point seed {points['seed']}); "
+        f"{data['name']}, {data['train_split']}{tiles}, taught by {describe(label_options(points))} "
+        f"(point seed {points['seed']}); "
         f"{train['num_steps']} steps of {train['batch_size']} crops of {data['crop']} pixels at scale {data['scale']}, "
         f"on {manifest['devices']}."
     )
@@ -65,7 +66,7 @@ def _scores(workdir: Path, result: dict[str, Any]) -> str:
     low, high = result["miou_interval_over_tiles"]
     protocols = {
         "across": "no tile of it taught the run",
-        "within": "the clicked tiles, less a buffer around the points",
+        "within": "the tiles that taught the run, less their labels and a buffer around them",
         "fit": "the tiles whose dense masks taught the run: no test of anything",
     }
     about = (
@@ -76,16 +77,32 @@ def _scores(workdir: Path, result: dict[str, Any]) -> str:
     )
     if "miou_glnet" in result:
         about += f" mIoU with unknown pixels counted as GLNet does: {result['miou_glnet']:.3f}."
+    about += f" The run was taught by {_budget(result['points'])}."
     rows: list[tuple[str, float, dict[str, Any]]] = [("this run", result["miou"], result["iou"])]
     path = runs.baselines_path(workdir, result["split"])
     if path.exists():
         rows += [(name, scores["miou"], scores["iou"]) for name, scores in json.loads(path.read_text()).items()]
-    rows.append((f"majority class of the points ({result['majority_class']})", result["majority_miou"], {}))
+    rows.append((f"majority class of the labels ({result['majority_class']})", result["majority_miou"], {}))
     table = _table(
-        ["taught by the same points", "mIoU", *(f"{name} IoU" for name in result["iou"])],
+        ["taught by the same labels", "mIoU", *(f"{name} IoU" for name in result["iou"])],
         ([name, miou, *("absent" if iou is None else iou for iou in ious.values())] for name, miou, ious in rows),
     )
     return f"<p>{html.escape(about)}</p>{table}"
+
+
+def _budget(points: dict[str, Any]) -> str:
+    def told(counts: dict[str, int]) -> str:
+        return ", ".join(f"{name} {count}" for name, count in counts.items() if count)
+
+    least, most = points["labels_per_tile"]
+    text = (
+        f"{points['labelled_share']:.4%} of its tiles' pixels, {least} to {most} a tile: {told(points['label_counts'])}"
+    )
+    if points["point_counts"]:
+        text += f"; points clicked: {told(points['point_counts'])}"
+    if points["underfull"]:
+        text += f"; fewer points than the budget, on so many tiles: {told(points['underfull'])}"
+    return text
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

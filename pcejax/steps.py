@@ -37,7 +37,8 @@ def make_train_step(
     Args:
       model: image, train -> logits; its batch norm, if any, synchronised over the axis.
       tx: applied to the gradient of the loss of the global batch.
-      loss: `(logits, labels, label_mask, class_weights=...) -> (sum, weight)`.
+      loss: `(logits, labels, label_mask, class_weights=...) -> (sum, weight)`; its mask is float32: at labelled
+        pixels the weight of the class on the crop's tile, 0 elsewhere.
       augment: `(keys, image, label) -> (image, label)`.
       crop: side of a crop, pixels.
       ema_decay: of the running mean of the parameters, approached from below over the first steps.
@@ -55,11 +56,14 @@ def make_train_step(
         keys = jax.vmap(lambda seed: jax.random.fold_in(stream, seed))(plan[:, 3])
         image, label = augment(keys, tiles.scale_image(batch.image), batch.label)
         label_mask = label != IGNORE
+        # Indexed by class: an unlabelled pixel's is 0, whatever class it reads.
+        tile_weights = jax.vmap(jnp.take)(tile_arrays.weights[plan[:, 0]], jnp.where(label_mask, label, 0))
+        pixel_weights = jnp.where(label_mask, tile_weights, 0)
 
         def local_sum(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
             variables = {"params": params, "batch_stats": state.batch_stats}
             logits, changed = model.apply(variables, image, train=True, mutable=["batch_stats"])
-            loss_sum, weight_sum = loss(logits, label, label_mask, class_weights=knobs.class_weights)
+            loss_sum, weight_sum = loss(logits, label, pixel_weights, class_weights=knobs.class_weights)
             correct = jnp.sum((jnp.argmax(logits, -1) == label) & label_mask)
             return loss_sum, (weight_sum, correct, changed.get("batch_stats", {}))
 

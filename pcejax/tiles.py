@@ -15,9 +15,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from pcejax import datasets, parallel, points
+from pcejax import datasets, keys, label_options, parallel
+from pcejax.annotators import Annotation, annotate
 from pcejax.errors import UserError
 from pcejax.legend import IGNORE, Legend
+from pcejax.points import Points
 
 DECODER_THREADS = 4
 """Pillow decodes outside Python's lock; more threads than cores cost memory alone."""
@@ -45,21 +47,27 @@ class TileSet(NamedTuple):
     tile_ids: list[str]
     images: list[np.ndarray]  # uint8 [h, w, bands], at the training scale
     labels: list[np.ndarray]  # uint8 [h, w], class id or IGNORE
+    weights: list[np.ndarray]  # float32 [C], class weights of each tile
+    points: list[Points | None]  # as clicked; None for annotators that click none
+    underfull: list[tuple[int, ...]]  # classes that got fewer points than the budget
 
     def hash(self) -> str:
-        """SHA-256 of tile ids and label tiles: two runs with equal hashes were taught by the same labels."""
+        """SHA-256 of tile ids, label tiles and weights: two runs with equal hashes were taught by the same labels."""
         digest = hashlib.sha256()
-        for tile_id, label in zip(self.tile_ids, self.labels, strict=True):
+        for tile_id, label, weights in zip(self.tile_ids, self.labels, self.weights, strict=True):
             digest.update(f"{tile_id}:{label.shape}:".encode())
             digest.update(label.tobytes())
+            digest.update(weights.tobytes())
         return digest.hexdigest()
 
 
 class Tiles(NamedTuple):
-    """On the device: images uint8 `[N, H, W, bands]`, labels uint8 `[N, H, W]`, padded with 0 and IGNORE."""
+    """On the device: images uint8 `[N, H, W, bands]` and labels uint8 `[N, H, W]`, padded with 0 and IGNORE,
+    and class weights of each tile float32 `[N, C]`."""
 
     images: jax.Array
     labels: jax.Array
+    weights: jax.Array
 
 
 class Batch(NamedTuple):
@@ -106,18 +114,35 @@ def read(builder: tfds.core.DatasetBuilder, split: str) -> list[RawTile]:
     return [RawTile(row["tile_id"].decode(), row["image"], row["mask"]) for row in rows]
 
 
+def read_labelled(builder: tfds.core.DatasetBuilder, config: ml_collections.ConfigDict) -> list[RawTile]:
+    """The tiles of `data.train_split` that teach the run, `data.num_labelled_tiles` of them, in the dataset's order.
+
+    Raises:
+      UserError: as `read`, or more tiles are asked for than there are.
+    """
+    raw, count = read(builder, config.data.train_split), config.data.num_labelled_tiles
+    if not 0 <= count <= len(raw):
+        raise UserError(
+            f"data.num_labelled_tiles={count}; expected 1 to {len(raw)}, the tiles of "
+            f"data.train_split={config.data.train_split!r}, or 0 for all"
+        )
+    chosen = keys.first_tiles([tile.tile_id for tile in raw], count or len(raw), config.points.seed)
+    return [raw[index] for index in chosen]
+
+
 def labels_of(
-    tile: RawTile, config: ml_collections.ConfigDict, legend: Legend
-) -> tuple[np.ndarray, points.Points | None]:
-    """The label tile of `tile` in the run that `config` describes, and its points at native resolution."""
-    return points.annotate(
+    tile: RawTile, config: ml_collections.ConfigDict, legend: Legend, factor: int | None = None
+) -> Annotation:
+    """What teaches of `tile` in the run that `config` describes.
+
+    Its label tile is at the training scale, or reduced `factor` times: 1 for native resolution.
+    """
+    return annotate(
         tile.mask(),
         tile.tile_id,
-        annotator=config.points.annotator,
-        budget=config.points.budget,
-        seed=config.points.seed,
+        label_options.label_options(config.points),
         legend=legend,
-        factor=reduction(config.data.scale),
+        factor=factor or reduction(config.data.scale),
         train_unknown=config.train_unknown,
     )
 
@@ -132,28 +157,31 @@ def load(config: ml_collections.ConfigDict, on_tile: Callable[[int, int], None] 
     Raises:
       UserError: the dataset, split or annotator does not fit, or the tiles do not fit the device.
     """
+    options = label_options.label_options(config.points)
     builder = datasets.open_dataset(config.data.name, config.data.data_dir)
     legend = datasets.legend_of(builder)
-    raw = read(builder, config.data.train_split)
+    label_options.confusion(options, legend)
+    raw = read_labelled(builder, config)
     factor = reduction(config.data.scale)
     sizes = [Image.open(io.BytesIO(tile.image_bytes)).size for tile in raw]
     width, height = (max(-(-size[axis] // factor) for size in sizes) for axis in (0, 1))
     _check_fit(len(raw), height, width, config)
 
-    def decode(tile: RawTile) -> tuple[np.ndarray, np.ndarray]:
-        return reduce_image(tile.image(), factor), labels_of(tile, config, legend)[0]
+    def decode(tile: RawTile) -> tuple[np.ndarray, Annotation]:
+        return reduce_image(tile.image(), factor), labels_of(tile, config, legend)
 
-    images, labels = [], []
+    images, annotations = [], []
     with ThreadPoolExecutor(DECODER_THREADS) as pool:
-        for image, label in pool.map(decode, raw):
+        for image, annotation in pool.map(decode, raw):
             images.append(image)
-            labels.append(label)
+            annotations.append(annotation)
             on_tile(len(images), len(raw))
+    labels, clicked, weights, underfull = (list(field) for field in zip(*annotations, strict=True))
     if all((label == IGNORE).all() for label in labels):
         raise UserError(
             f"data.train_split={config.data.train_split!r}: no tile has a labelled pixel; use a split with masks"
         )
-    return TileSet([tile.tile_id for tile in raw], images, labels)
+    return TileSet([tile.tile_id for tile in raw], images, labels, weights, clicked, underfull)
 
 
 def _check_fit(count: int, height: int, width: int, config: ml_collections.ConfigDict) -> None:
@@ -177,7 +205,8 @@ def place(tile_set: TileSet) -> Tiles:
             target[: array.shape[0], : array.shape[1]] = array
         return stacked
 
-    return parallel.replicate(Tiles(pad(tile_set.images, 0), pad(tile_set.labels, IGNORE)))  # type: ignore[arg-type]
+    images, labels = pad(tile_set.images, 0), pad(tile_set.labels, IGNORE)
+    return parallel.replicate(Tiles(images, labels, np.stack(tile_set.weights)))  # type: ignore[arg-type]
 
 
 def cut(tiles: Tiles, plan: jax.Array, size: int) -> Batch:

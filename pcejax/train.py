@@ -34,6 +34,7 @@ from pcejax import (
 )
 from pcejax.checkpoints import Checkpoints
 from pcejax.errors import UserError
+from pcejax.label_options import describe, label_options
 from pcejax.legend import IGNORE, Legend
 from pcejax.train_state import create_train_state
 
@@ -149,15 +150,28 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
 
 
 def about_run(tile_set: tiles.TileSet, legend: Legend) -> dict[str, Any]:
-    """What a checkpoint tells of the run's labels, as JSON types."""
+    """What a checkpoint tells of the run's labels, as JSON types.
+
+    label_counts: labelled pixels at the training scale, by class; labels_per_tile: on the tile with the
+    fewest and with the most; labelled_share: of all pixels of the tiles. point_counts: points by the class
+    that they got, empty where none were clicked. underfull: by class, the tiles on which the class,
+    or one of its components, got fewer points than the budget.
+    """
     per_tile = [np.bincount(label.reshape(-1), minlength=IGNORE + 1) for label in tile_set.labels]
     counts = np.sum(per_tile, axis=0)
+    labelled = [int(tile[:IGNORE].sum()) for tile in per_tile]
+    clicked = np.concatenate([*(p.class_id for p in tile_set.points if p is not None), np.zeros(0, int)])
+    point_counts = np.bincount(clicked, minlength=legend.num_classes)
+    short = np.bincount(np.concatenate([*tile_set.underfull, []]).astype(int), minlength=legend.num_classes)
     return {
         "legend": legend.to_dict(),
         "labels_hash": tile_set.hash(),
         "tile_ids": tile_set.tile_ids,
         "label_counts": {name: int(counts[class_id]) for class_id, name in enumerate(legend.names)},
+        "labels_per_tile": [min(labelled), max(labelled)],
         "labelled_share": float(counts[:IGNORE].sum() / counts.sum()),
+        "point_counts": {name: int(n) for name, n in zip(legend.names, point_counts, strict=True) if n},
+        "underfull": {name: int(n) for name, n in zip(legend.names, short, strict=True) if n},
     }
 
 
@@ -172,6 +186,7 @@ def _finished(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any
 
 def _check(config: ml_collections.ConfigDict) -> None:
     parallel.rows_per_device(config.train.batch_size, "train.batch_size")
+    label_options(config.points)
     for field, least in (
         ("num_steps", 1),
         ("log_every_steps", 1),
@@ -219,6 +234,9 @@ def _print_start(config: ml_collections.ConfigDict, tile_set: tiles.TileSet, abo
     print(
         f"devices: {parallel.describe()}, {config.train.batch_size // jax.device_count()} crops each a step\n"
         f"tiles: {len(tile_set.tile_ids)}, {megabytes:.0f} MB of images on each device\n"
-        f"labels: {config.points.annotator}, {about['labelled_share']:.6%} of the pixels: {counts}",
+        f"labels: {describe(label_options(config.points))}: {about['labelled_share']:.6%} of the pixels: {counts}",
         flush=True,
     )
+    if about["underfull"]:
+        short = ", ".join(f"{name} on {count}" for name, count in about["underfull"].items())
+        print(f"labels: fewer points than the budget, on so many tiles: {short}", flush=True)

@@ -48,7 +48,14 @@ def make_run(labels=None, **overrides):
     config.train.batch_size = 8
     config.update_from_flattened_dict(overrides)
     images = [np.zeros((*label.shape, 3), np.uint8) for label in labels]
-    return config, TileSet([f"tile{index}" for index in range(len(labels))], images, labels)
+    return config, TileSet(
+        [f"tile{index}" for index in range(len(labels))],
+        images,
+        labels,
+        [np.ones(7, np.float32)] * len(labels),
+        [None] * len(labels),
+        [()] * len(labels),
+    )
 
 
 def test_a_plan_is_a_function_of_seed_and_step():

@@ -28,7 +28,7 @@ def make_tiles(labelled_rows=40):
     labels = np.full((2, 40, 40), IGNORE, np.uint8)
     # Labels in a corner only: crops, and so devices, hold very different numbers of them, some none.
     labels[0, :12, :labelled_rows] = rng.integers(0, CLASSES, (12, labelled_rows))
-    return tiles.Tiles(images, labels)
+    return tiles.Tiles(images, labels, np.ones((2, CLASSES), np.float32))
 
 
 def make_plans(count):
@@ -150,3 +150,54 @@ def test_the_gradient_is_that_of_the_quotient_of_sums(x64):
     _, measured = run(over_devices(step, 4), state, knobs, [plan], make_tiles())
     assert measured["loss"].total / measured["loss"].count == pytest.approx(float(value), rel=1e-12)
     assert measured["grad_norm"].total == pytest.approx(float(optax.tree.norm(grads)), rel=1e-10)
+
+
+def test_tile_weights_of_one_change_no_bit():
+    def unweighted(logits, labels, label_mask, **arguments):
+        return losses.partial_cross_entropy(logits, labels, labels != IGNORE, **arguments)
+
+    plans = make_plans(3)
+    results = []
+    for loss in (losses.partial_cross_entropy, unweighted):
+        step, state, knobs = make_parts("group", dtype="float32", loss=loss)
+        results.append(run(over_devices(step, 1), state, knobs, plans, make_tiles()))
+    for one, other in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_pixel_weighs_what_its_class_does_on_its_tile(x64):
+    weights = np.array([[0.5, 2.0, 1.0], [4.0, 0.25, 3.0]], np.float32)
+    rng = np.random.default_rng(2)
+    tile_arrays = make_tiles()._replace(weights=weights)
+    tile_arrays.labels[1, 5:30, 5:30] = rng.integers(0, CLASSES, (25, 25))
+    plan = make_plans(1)[0]
+    seen = []
+
+    def recording(logits, labels, label_mask, **arguments):
+        jax.debug.callback(lambda *arrays: seen.append(jax.device_get(arrays)), labels, label_mask)
+        return losses.partial_cross_entropy(logits, labels, label_mask, **arguments)
+
+    step, state, knobs = make_parts("none", loss=recording)
+    _, measured = run(over_devices(step, 1), state, knobs, [plan], tile_arrays)
+    jax.effects_barrier()
+    labels, pixel_weights = seen[0]
+    assert pixel_weights.dtype == np.float32
+    for tile, label, got in zip(plan[:, 0], labels, pixel_weights, strict=True):
+        expected = np.where(label == IGNORE, 0, weights[tile][np.minimum(label, CLASSES - 1)])
+        np.testing.assert_array_equal(got, expected)
+    assert measured["loss"].count == pytest.approx(float(pixel_weights.sum()))
+    # Statistics count pixels, not weights.
+    assert measured["labelled_pixels"].total == (labels != IGNORE).sum()
+
+
+def test_tile_weights_act_like_class_weights_where_all_tiles_have_the_same(x64):
+    by_class = np.array([0.5, 2.0, 1.25], np.float32)
+    step, state, knobs = make_parts("group")
+    plans = make_plans(4)
+    tiled = make_tiles()._replace(weights=np.stack([by_class, by_class]))
+    mapped = over_devices(step, 1)
+    one, _ = run(mapped, state, knobs, plans, tiled)
+    other, _ = run(mapped, state, knobs._replace(class_weights=jnp.asarray(by_class)), plans, make_tiles())
+    plain, _ = run(mapped, state, knobs, plans, make_tiles())
+    assert largest_difference(one.params, other.params) < 1e-10
+    assert largest_difference(one.params, plain.params) > 1e-4

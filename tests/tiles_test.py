@@ -1,4 +1,5 @@
 import io
+import itertools
 import re
 
 import jax
@@ -32,7 +33,16 @@ def raw_tile(tile_id, shape, seed=0):
 
 def tile_set_of(shapes):
     arrays = [random_arrays(shape, seed) for seed, shape in enumerate(shapes)]
-    return TileSet([f"tile{i}" for i in range(len(shapes))], [a[0] for a in arrays], [a[1] for a in arrays])
+    count = len(shapes)
+    weights = [np.full(7, 1 + i, np.float32) for i in range(count)]
+    return TileSet(
+        [f"tile{i}" for i in range(count)],
+        [a[0] for a in arrays],
+        [a[1] for a in arrays],
+        weights,
+        [None] * count,
+        [()] * count,
+    )
 
 
 # Cutting and placing
@@ -46,7 +56,8 @@ def test_cut_is_slicing(size, bands):
     plan = [(t, rng.integers(0, 21 - size), rng.integers(0, 31 - size), 7) for t in (2, 0, 0, 1)]
     plan += [(0, 0, 0, 0), (2, 20 - size, 30 - size, 2**31 - 1)]
     plan = np.array(plan, np.int32)
-    batch = jax.jit(cut, static_argnums=2)(tiles.Tiles(jnp.asarray(images), jnp.asarray(labels)), plan, size)
+    arrays = tiles.Tiles(jnp.asarray(images), jnp.asarray(labels), jnp.ones((3, 7)))
+    batch = jax.jit(cut, static_argnums=2)(arrays, plan, size)
     assert batch.image.dtype == batch.label.dtype == jnp.uint8
     assert batch.image.shape == (6, size, size, bands)
     for index, (tile, row, col, _) in enumerate(plan):
@@ -64,13 +75,14 @@ def test_tiles_are_placed_on_every_device_padded_with_zero_and_ignore():
         sides = ((0, 7 - height), (0, 9 - width))
         np.testing.assert_array_equal(placed.images[index], np.pad(image, (*sides, (0, 0))))
         np.testing.assert_array_equal(placed.labels[index], np.pad(label, sides, constant_values=IGNORE))
-    for array in placed:
-        assert array.dtype == jnp.uint8
+    np.testing.assert_array_equal(placed.weights, np.stack(tile_set.weights))
+    for array, dtype in zip(placed, (jnp.uint8, jnp.uint8, jnp.float32), strict=True):
+        assert array.dtype == dtype
         assert len(array.sharding.device_set) == 2
         assert array.is_fully_replicated
 
 
-def test_the_hash_is_that_of_tile_ids_and_labels():
+def test_the_hash_is_that_of_tile_ids_labels_and_weights():
     base = tile_set_of([(4, 6), (4, 6)])
     assert base.hash() == tile_set_of([(4, 6), (4, 6)]).hash()
     assert re.fullmatch("[0-9a-f]{64}", base.hash())
@@ -81,9 +93,10 @@ def test_the_hash_is_that_of_tile_ids_and_labels():
         base._replace(tile_ids=["tile0", "tile2"]),
         base._replace(labels=base.labels[::-1]),
         base._replace(labels=[label.reshape(6, 4) for label in base.labels]),
-        TileSet(base.tile_ids[:1], base.images[:1], base.labels[:1]),
+        base._replace(weights=base.weights[::-1]),
+        TileSet(*(field[:1] for field in base)),
     ]
-    assert len({base.hash(), *(other.hash() for other in others)}) == 6
+    assert len({base.hash(), *(other.hash() for other in others)}) == 7
     # Images are no labels.
     assert base._replace(images=[255 - image for image in base.images]).hash() == base.hash()
 
@@ -154,10 +167,67 @@ def test_loading_gives_reduced_images_and_label_tiles_in_order(monkeypatch):
     assert loaded.tile_ids == [f"tile{seed}" for seed in range(6)]
     for tile, image, label in zip(raw, loaded.images, loaded.labels, strict=True):
         np.testing.assert_array_equal(image, reduce_image(tile.image(), 2))
-        expected, drawn = tiles.labels_of(tile, config_of(), DEEPGLOBE)
-        np.testing.assert_array_equal(label, expected)
-        assert (label != IGNORE).sum() == len(drawn.row) == 12
+        expected = tiles.labels_of(tile, config_of(), DEEPGLOBE)
+        np.testing.assert_array_equal(label, expected.label)
+        assert (label != IGNORE).sum() == len(expected.points.row) == 12
         assert label.shape == image.shape[:2]
+        # At native resolution the points are where they were clicked.
+        native = tiles.labels_of(tile, config_of(), DEEPGLOBE, factor=1).label
+        np.testing.assert_array_equal(native[expected.points.row, expected.points.col], expected.points.class_id)
+        assert (native != IGNORE).sum() == 12
+    assert [len(points.row) for points in loaded.points] == [12] * 6
+    assert all((weights == np.ones(7, np.float32)).all() for weights in loaded.weights)
+
+
+def test_loading_keeps_the_weights_and_the_underfull_classes_of_each_tile(monkeypatch):
+    raw = [raw_tile(f"tile{seed}", (16, 24), seed) for seed in range(3)]
+    prepare(monkeypatch, raw)
+    loaded = tiles.load(config_of(**{"points.annotator": "dense_balanced"}))
+    assert loaded.points == [None] * 3
+    for tile, weights in zip(raw, loaded.weights, strict=True):
+        expected = tiles.labels_of(tile, config_of(**{"points.annotator": "dense_balanced"}), DEEPGLOBE)
+        np.testing.assert_array_equal(weights, expected.class_weights)
+        assert len(np.unique(weights)) > 2
+    # 384 pixels of seven classes: none has 80 of them, all have 30.
+    assert tiles.load(config_of(**{"points.budget": 80, "data.scale": 1.0})).underfull == [(0, 1, 2, 3, 4, 5)] * 3
+    assert tiles.load(config_of(**{"points.budget": 30, "data.scale": 1.0})).underfull == [()] * 3
+
+
+def test_fewer_labelled_tiles_are_among_more_and_the_others_are_not_loaded(monkeypatch):
+    raw = [raw_tile(f"tile{seed}", (16, 24), seed) for seed in range(6)]
+    prepare(monkeypatch, raw)
+    chosen = [tiles.load(config_of(**{"data.num_labelled_tiles": count})).tile_ids for count in range(1, 7)]
+    for count, (fewer, more) in enumerate(itertools.pairwise(chosen), 1):
+        assert len(fewer) == count
+        assert set(fewer) < set(more)
+        # In the dataset's order.
+        assert fewer == sorted(fewer)
+    assert tiles.load(config_of()).tile_ids == chosen[-1]
+    others = [
+        tiles.load(config_of(**{"data.num_labelled_tiles": 2, "points.seed": seed})).tile_ids for seed in range(1, 9)
+    ]
+    assert len({*map(tuple, others)}) > 3
+    # Tiles that are not used need no room either: 8 x 12 pixels, 4 bytes each.
+    monkeypatch.setattr(parallel, "device_memory", lambda: 2 * 384)
+    config = config_of(**{"data.num_labelled_tiles": 2, "data.device_memory_share": 1.0})
+    assert len(tiles.load(config).images) == 2
+
+
+@pytest.mark.parametrize("count", [-1, 7])
+def test_more_labelled_tiles_than_there_are_are_refused(monkeypatch, count):
+    prepare(monkeypatch, [raw_tile(f"tile{seed}", (16, 24), seed) for seed in range(6)])
+    with pytest.raises(UserError, match=rf"data.num_labelled_tiles={count}; expected 1 to 6, .*'train', or 0 for all"):
+        tiles.load(config_of(**{"data.num_labelled_tiles": count}))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [({"points.budget": 0}, "points.budget=0"), ({"points.label_confusion": ((0, 1), (1, 0))}, "6 rows of 6 values")],
+)
+def test_bad_options_are_refused_before_a_tile_is_read(monkeypatch, overrides, told):
+    prepare(monkeypatch, None)
+    with pytest.raises(UserError, match=told):
+        tiles.load(config_of(**overrides))
 
 
 def test_labels_do_not_depend_on_the_runs_seed_but_on_the_points(monkeypatch):

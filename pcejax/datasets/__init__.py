@@ -3,7 +3,7 @@
 Every builder stores tiles as examples of three features:
 
   tile_id  str, unique in the dataset
-  image    PNG or JPEG bytes, uint8 `[H, W, bands]`
+  image    `[H, W, bands]`: PNG or JPEG bytes for three bands of uint8, else the array, compressed
   mask     PNG bytes, uint8 `[H, W, 1]`: class id, or IGNORE; IGNORE everywhere on an unlabelled tile
 
 in array_record files, in a fixed order, with the legend in the dataset's metadata. Masks are read
@@ -13,7 +13,9 @@ where points are drawn and where maps are scored, and nowhere else.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from pcejax.errors import UserError
@@ -23,15 +25,39 @@ UNLABELLED = "unlabelled"
 """The split of tiles without a mask."""
 
 
-def features() -> tfds.features.FeaturesDict:
+class Bands(NamedTuple):
+    """The bands of a dataset's images: type of number, and of each band what the model sees as 0 and as 1."""
+
+    dtype: str
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    @property
+    def num(self) -> int:
+        """Number of bands."""
+        return len(self.low)
+
+
+RGB = Bands("uint8", (0.0,) * 3, (255.0,) * 3)
+"""Pictures, as most datasets hold them."""
+
+
+def features(bands: Bands = RGB) -> tfds.features.FeaturesDict:
     """The features of every builder."""
     return tfds.features.FeaturesDict(
         {
             "tile_id": tfds.features.Text(),
-            "image": tfds.features.Image(shape=(None, None, 3)),
+            "image": tfds.features.Image(shape=(None, None, 3))
+            if is_picture(bands)
+            else tfds.features.Tensor(shape=(None, None, bands.num), dtype=np.dtype(bands.dtype), encoding="zlib"),
             "mask": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
         }
     )
+
+
+def is_picture(bands: Bands) -> bool:
+    """Whether images are stored as PNG or JPEG."""
+    return bands.num == 3 and bands.dtype == "uint8"
 
 
 def open_dataset(name: str, data_dir: str | Path) -> tfds.core.DatasetBuilder:
@@ -54,3 +80,9 @@ def open_dataset(name: str, data_dir: str | Path) -> tfds.core.DatasetBuilder:
 def legend_of(builder: tfds.core.DatasetBuilder) -> Legend:
     """The legend that the dataset was built with."""
     return Legend.from_dict(builder.info.metadata["legend"])
+
+
+def bands_of(builder: tfds.core.DatasetBuilder) -> Bands:
+    """The bands of the dataset's images."""
+    stored: dict[str, Any] | None = builder.info.metadata.get("bands")
+    return Bands(stored["dtype"], tuple(stored["low"]), tuple(stored["high"])) if stored else RGB

@@ -1,0 +1,135 @@
+import itertools
+
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from configs import default
+from pcejax import label_tiles, points, scribbles
+from pcejax.annotators import annotate
+from pcejax.label_options import ANNOTATORS, POINTS, label_options
+from pcejax.legend import DEEPGLOBE, IGNORE
+
+UNKNOWN = DEEPGLOBE.num_known
+
+
+def random_mask(seed, shape=(48, 62)):
+    """Patches of all classes, unknown and IGNORE."""
+    noise = np.random.default_rng(seed).normal(size=(8, *shape))
+    regions = scipy.ndimage.gaussian_filter(noise, (0, 3, 3)).argmax(0)
+    return np.where(regions == 7, IGNORE, regions).astype(np.uint8)
+
+
+def options_of(annotator, **fields):
+    config = default.get_config().points.to_dict() | {"min_area": 5, "budget": 3, "block_px": 8}
+    return label_options(config | {"annotator": annotator} | fields)
+
+
+def annotate_with(mask, annotator="balanced", factor=1, train_unknown=False, tile_id="119", **fields):
+    return annotate(
+        mask,
+        tile_id,
+        options_of(annotator, **fields),
+        legend=DEEPGLOBE,
+        factor=factor,
+        train_unknown=train_unknown,
+    )
+
+
+@pytest.mark.parametrize("annotator", ANNOTATORS)
+@pytest.mark.parametrize("factor", [1, 2, 4])
+@pytest.mark.parametrize("shape", [(48, 62), (33, 46)])
+def test_every_annotator_gives_a_label_tile_of_the_training_scale_in_known_classes(annotator, factor, shape):
+    got = annotate_with(random_mask(0, shape), annotator, factor)
+    assert got.label.shape == tuple(-(-n // factor) for n in shape)
+    assert got.label.dtype == np.uint8
+    assert got.class_weights.shape == (DEEPGLOBE.num_classes,)
+    assert got.class_weights.dtype == np.float32
+    taught = got.label[got.label != IGNORE]
+    assert len(taught)
+    assert taught.max() < UNKNOWN
+    assert (got.points is not None) == (annotator in POINTS)
+    assert (got.class_weights == 1).all() == (annotator != "dense_balanced")
+
+
+@pytest.mark.parametrize("annotator", ANNOTATORS)
+def test_at_native_resolution_what_is_taught_is_the_mask(annotator):
+    for seed in range(3):
+        mask = random_mask(seed)
+        label = annotate_with(mask, annotator, tile_id=str(seed)).label
+        np.testing.assert_array_equal(label[label != IGNORE], mask[label != IGNORE])
+
+
+@pytest.mark.parametrize("annotator", ANNOTATORS)
+def test_an_annotation_is_a_function_of_mask_tile_and_options(annotator):
+    mask = random_mask(1)
+    base = annotate_with(mask, annotator).label
+    np.testing.assert_array_equal(annotate_with(mask.copy(), annotator).label, base)
+    for other in ({"tile_id": "120"}, {"seed": 1}):
+        same = (annotate_with(mask, annotator, **other).label == base).all()
+        assert same == annotator.startswith("dense")
+
+
+@pytest.mark.parametrize("annotator", ANNOTATORS)
+@pytest.mark.parametrize("value", [UNKNOWN, IGNORE])
+def test_a_tile_without_a_known_pixel_is_not_labelled(annotator, value):
+    got = annotate_with(np.full((9, 13), value, np.uint8), annotator, 2)
+    assert (got.label == IGNORE).all()
+    assert (got.class_weights == 1).all()
+    assert got.underfull == ()
+
+
+@pytest.mark.parametrize("annotator", POINTS)
+@pytest.mark.parametrize("factor", [1, 2, 4])
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"point_radius": 3}, {"click_jitter_px": 3, "label_noise": 0.4, "min_distance_px": 5, "point_radius": 2}],
+    ids=["exact", "discs", "careless"],
+)
+def test_label_tiles_of_smaller_budgets_are_parts_of_larger_ones(annotator, factor, fields):
+    mask = random_mask(1)
+    labels = [annotate_with(mask, annotator, factor, budget=budget, **fields).label for budget in range(1, 4)]
+    for fewer, more in itertools.pairwise(labels):
+        assert (fewer != IGNORE).sum() < (more != IGNORE).sum()
+        np.testing.assert_array_equal(more[fewer != IGNORE], fewer[fewer != IGNORE])
+
+
+@pytest.mark.parametrize("annotator", POINTS)
+def test_point_annotators_give_the_points_and_their_label_tile(annotator):
+    mask = random_mask(2)
+    fields = {"budget": 5, "placement": "interior", "point_radius": 3}
+    got = annotate_with(mask, annotator, 2, **fields)
+    expected = points.draw(mask, "119", options_of(annotator, **fields), DEEPGLOBE)
+    for values, others in zip(got.points, expected.points, strict=True):
+        np.testing.assert_array_equal(values, others)
+    np.testing.assert_array_equal(got.label, label_tiles.rasterise(expected.points, mask.shape, 2, 3))
+    assert got.underfull == expected.underfull
+
+
+@pytest.mark.parametrize(("annotator", "drawing"), [("scribble", scribbles.scribble), ("block", scribbles.block)])
+def test_drawing_annotators_give_their_native_drawing_reduced(annotator, drawing):
+    mask = random_mask(2)
+    native = drawing(mask, "119", options_of(annotator), DEEPGLOBE)
+    np.testing.assert_array_equal(annotate_with(mask, annotator, 2).label, label_tiles.gather(native, 2))
+
+
+@pytest.mark.parametrize("annotator", ["dense", "dense_balanced"])
+@pytest.mark.parametrize("train_unknown", [False, True])
+def test_dense_labels_are_the_mask_with_unknown_as_asked(annotator, train_unknown):
+    mask = random_mask(0)
+    got = annotate_with(mask, annotator, train_unknown=train_unknown)
+    hidden = mask == IGNORE if train_unknown else mask >= UNKNOWN
+    np.testing.assert_array_equal(got.label, np.where(hidden, IGNORE, mask))
+    for factor in (2, 4):
+        reduced = annotate_with(mask, annotator, factor, train_unknown=train_unknown).label
+        np.testing.assert_array_equal(reduced, label_tiles.thin(got.label, factor))
+
+
+def test_balanced_weights_are_those_of_the_label_tile_that_is_taught():
+    mask = random_mask(3)
+    for factor in (1, 2):
+        got = annotate_with(mask, "dense_balanced", factor)
+        counts = np.bincount(got.label.ravel(), minlength=256)[:UNKNOWN]
+        there = counts > 0
+        product = (counts * got.class_weights[:UNKNOWN])[there]
+        np.testing.assert_allclose(product, counts.sum() / there.sum(), rtol=1e-6)
