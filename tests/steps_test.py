@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -152,6 +153,23 @@ def test_the_gradient_is_that_of_the_quotient_of_sums(x64):
     assert measured["grad_norm"].total == pytest.approx(float(optax.tree.norm(grads)), rel=1e-10)
 
 
+class Pixelwise(nn.Module):
+    """Logits of each pixel from its colour alone: what weights do to a step is plain, and compiled in no time."""
+
+    @nn.compact
+    def __call__(self, image, train):
+        return nn.Dense(CLASSES, param_dtype=jnp.float64 if jax.config.jax_enable_x64 else jnp.float32)(image)
+
+
+def make_pixelwise(loss=losses.partial_cross_entropy):
+    tx = optimizer.make_optimizer(default.get_config().optimizer, 20)
+    state = create_train_state(Pixelwise(), tx, jax.random.key(0), (1, CROP, CROP, 3))
+    step = steps.make_train_step(
+        Pixelwise(), tx, loss, lambda keys, image, label: (image, label), crop=CROP, ema_decay=0.9
+    )
+    return step, state, steps.Knobs(jax.random.key(1), jnp.ones(CLASSES))
+
+
 def test_tile_weights_of_one_change_no_bit():
     def unweighted(logits, labels, label_mask, **arguments):
         return losses.partial_cross_entropy(logits, labels, labels != IGNORE, **arguments)
@@ -159,7 +177,7 @@ def test_tile_weights_of_one_change_no_bit():
     plans = make_plans(3)
     results = []
     for loss in (losses.partial_cross_entropy, unweighted):
-        step, state, knobs = make_parts("group", dtype="float32", loss=loss)
+        step, state, knobs = make_pixelwise(loss)
         results.append(run(over_devices(step, 1), state, knobs, plans, make_tiles()))
     for one, other in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -177,7 +195,7 @@ def test_a_pixel_weighs_what_its_class_does_on_its_tile(x64):
         jax.debug.callback(lambda *arrays: seen.append(jax.device_get(arrays)), labels, label_mask)
         return losses.partial_cross_entropy(logits, labels, label_mask, **arguments)
 
-    step, state, knobs = make_parts("none", loss=recording)
+    step, state, knobs = make_pixelwise(recording)
     _, measured = run(over_devices(step, 1), state, knobs, [plan], tile_arrays)
     jax.effects_barrier()
     labels, pixel_weights = seen[0]
@@ -192,7 +210,7 @@ def test_a_pixel_weighs_what_its_class_does_on_its_tile(x64):
 
 def test_tile_weights_act_like_class_weights_where_all_tiles_have_the_same(x64):
     by_class = np.array([0.5, 2.0, 1.25], np.float32)
-    step, state, knobs = make_parts("group")
+    step, state, knobs = make_pixelwise()
     plans = make_plans(4)
     tiled = make_tiles()._replace(weights=np.stack([by_class, by_class]))
     mapped = over_devices(step, 1)
