@@ -107,8 +107,9 @@ def test_within_clicked_tiles_the_points_and_a_buffer_around_them_are_not_scored
 
 def test_the_buffer_is_cut_out_of_the_mask_alone():
     mask = np.arange(25, dtype=np.uint8).reshape(5, 5) % 6
-    clicked = points.Points(*(np.array([v], np.int32) for v in (1, 3, mask[1, 3], 0)))
-    scored = evaluate.scored_mask(mask, clicked, 1)
+    label = np.full_like(mask, IGNORE)
+    label[1, 3] = mask[1, 3]
+    scored = evaluate.scored_mask(mask, label, 1)
     assert scored.dtype == np.uint8
     assert (scored[:3, 2:] == IGNORE).all()
     assert (scored == IGNORE).sum() == 9
