@@ -27,10 +27,11 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     data.device_memory_share = 0.6  # of a device's memory, the most that resident tiles may take
 
     config.points = points = ml_collections.ConfigDict()
-    # Points: "uniform" | "balanced" | "component". Drawn: "scribble" | "block". All there is: "dense" |
+    # Points: "uniform" | "balanced" | "component", or a person's: "file". Drawn: "scribble" | "block". All: "dense" |
     # "dense_balanced", whose classes are weighted alike on each tile: the fair reference for "balanced".
     points.annotator = "balanced"
-    points.budget = 50  # points per tile (uniform), class and tile (balanced), or connected component (component)
+    points.budget = 50  # points per tile (uniform), class and tile (balanced, file), connected component (component)
+    points.file = ""  # .csv, .geojson or .gpkg of a person's points; "" for those the dataset was prepared with
     points.seed = 0  # which points and which tiles; budgets of one seed are nested
     points.placement = "random"  # "random" | "interior" (likelier far from a border) | "boundary" (near one)
     points.boundary_px = 10  # native pixels from a component's border that "boundary" clicks within

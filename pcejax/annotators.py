@@ -21,13 +21,21 @@ class Annotation(NamedTuple):
 
 
 def annotate(
-    mask: np.ndarray, tile_id: str, options: LabelOptions, *, legend: Legend, factor: int, train_unknown: bool
+    mask: np.ndarray,
+    tile_id: str,
+    clicks: points.Points | None,
+    options: LabelOptions,
+    *,
+    legend: Legend,
+    factor: int,
+    train_unknown: bool,
 ) -> Annotation:
     """The annotation of a mask uint8 `[H, W]`, a pure function of its arguments.
 
     Args:
       mask: class id or IGNORE.
       tile_id: the tile's.
+      clicks: a person's points on the tile, if any: what the annotator "file" takes, whatever the mask says.
       options: what `label_options.label_options` gives.
       legend: the mask's.
       factor: native pixels that a side of a pixel of the label tile spans. Annotators work at native
@@ -39,7 +47,10 @@ def annotate(
     """
     ones = np.ones(legend.num_classes, np.float32)
     if options.annotator in label_options.POINTS:
-        drawn, underfull = points.draw(mask, tile_id, options, legend)
+        if options.annotator == "file":
+            drawn, underfull = points.taken(clicks, options)
+        else:
+            drawn, underfull = points.draw(mask, tile_id, options, legend)
         label = label_tiles.rasterise(drawn, mask.shape, factor, options.point_radius)
         return Annotation(label, drawn, ones, underfull)
     if options.annotator in label_options.DENSE:

@@ -74,7 +74,7 @@ def score_baselines(workdir: Path, split: str) -> dict[str, Any]:
         )
     builder = datasets.open_dataset(config.data.name, config.data.data_dir)
     taught_by = tiles.read_labelled(builder, config)
-    scored_on = tiles.read(builder, split)
+    scored_on = tiles.read(builder, split, config)
     within = evaluate.protocol(config, model.about, [tile.tile_id for tile in scored_on], split) == "within"
     progress = writers.Progress(len(FEATURES) * (len(taught_by) + len(scored_on)))
     done, result = 0, {}

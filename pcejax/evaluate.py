@@ -20,7 +20,7 @@ from pcejax.legend import IGNORE
 MAX_PICTURES = 8
 """Tiles of a split whose maps are drawn."""
 
-_WHO_TAUGHT = ("legend", "labels_hash", "tile_ids")
+_WHO_TAUGHT = ("legend", "bands", "labels_hash", "tile_ids")
 """What of `train.about_run` is not about the budget."""
 
 
@@ -44,7 +44,7 @@ def score_split(model: trained.Trained, builder: tfds.core.DatasetBuilder, split
       UserError: the split holds tiles with and without training labels, or tiles without a mask.
     """
     config, legend = model.config, model.legend
-    raw = tiles.read(builder, split)
+    raw = tiles.read(builder, split, config)
     protocol_name = protocol(config, model.about, [tile.tile_id for tile in raw], split)
     folder = runs.pictures_folder(workdir, split)
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,9 @@ def score_split(model: trained.Trained, builder: tfds.core.DatasetBuilder, split
         matrices[index] = metrics.confusion_matrix(truth, predicted, legend.num_classes)
         pixels += mask.size
         if index < MAX_PICTURES:
-            shown = image if taught is None else pictures.with_annotation(image, taught, legend)
+            shown = pictures.as_rgb(image, model.bands)
+            if taught is not None:
+                shown = pictures.with_annotation(shown, taught, legend)
             panels = [shown, pictures.color_map(mask, legend), pictures.color_map(predicted, legend)]
             panels.append(pictures.confidence(scipy.special.softmax(logits, -1).max(-1)))
             pictures.side_by_side(panels).save(folder / f"{tile.tile_id}.png")

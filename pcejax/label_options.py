@@ -10,8 +10,11 @@ import numpy as np
 from pcejax.errors import UserError
 from pcejax.legend import Legend
 
-POINTS = ("uniform", "balanced", "component")
-"""Annotators that click points."""
+DRAWN = ("uniform", "balanced", "component")
+"""Annotators that draw points."""
+
+POINTS = (*DRAWN, "file")
+"""Annotators whose labels are points, drawn or a person's."""
 
 DENSE = ("dense", "dense_balanced")
 """Annotators that give the whole mask."""
@@ -20,17 +23,18 @@ ANNOTATORS = (*POINTS, "scribble", "block", *DENSE)
 
 PLACEMENTS = ("random", "interior", "boundary")
 
-_OF_POINTS = {
-    "placement": "random",
-    "min_distance_px": 0,
-    "click_jitter_px": 0,
-    "label_noise": 0.0,
-    "point_radius": 0,
+_READ_BY: dict[str, tuple[tuple[str, ...], Any]] = {
+    "placement": (DRAWN, "random"),
+    "min_distance_px": (DRAWN, 0),
+    "click_jitter_px": (DRAWN, 0),
+    "label_noise": (DRAWN, 0.0),
+    "point_radius": (POINTS, 0),
+    "file": (("file",), ""),
 }
-"""Fields that no other annotator reads, with the value that asks for nothing."""
+"""Fields that other annotators do not read: which do, and the value that asks for nothing."""
 
 _LEAST = {
-    "budget": 1,
+    "budget": 0,
     "boundary_px": 1,
     "min_distance_px": 0,
     "min_area": 1,
@@ -47,6 +51,7 @@ class LabelOptions(NamedTuple):
 
     annotator: str
     budget: int
+    file: str
     seed: int
     placement: str
     boundary_px: int
@@ -83,13 +88,14 @@ def label_options(fields: Mapping[str, Any]) -> LabelOptions:
         raise UserError(
             f"points.scribble_share={options.scribble_share}; expected a share of the centre line above 0, up to 1"
         )
-    if options.annotator not in POINTS:
-        for name, nothing in _OF_POINTS.items():
-            if getattr(options, name) != nothing:
-                raise UserError(
-                    f"points.{name}={getattr(options, name)!r} does nothing for points.annotator="
-                    f"{options.annotator!r}; expected {nothing!r}, or one of the annotators {[*POINTS]}"
-                )
+    if not options.budget and options.annotator != "file":
+        raise UserError("points.budget=0; expected 1 or more, or all the points of the annotator 'file'")
+    for name, (readers, nothing) in _READ_BY.items():
+        if options.annotator not in readers and getattr(options, name) != nothing:
+            raise UserError(
+                f"points.{name}={getattr(options, name)!r} does nothing for points.annotator="
+                f"{options.annotator!r}; expected {nothing!r}, or one of the annotators {[*readers]}"
+            )
     return options
 
 
@@ -126,8 +132,9 @@ def describe(options: LabelOptions) -> str:
             "dense": "dense masks",
             "dense_balanced": "dense masks, the classes of a tile weighted alike",
         }[options.annotator]
-    unit = {"uniform": "tile", "balanced": "class and tile", "component": large}[options.annotator]
-    text = f"{options.budget} points per {unit}"
+    unit = {"uniform": "tile", "balanced": "class and tile", "component": large, "file": "class and tile"}
+    text = f"{options.budget} points per {unit[options.annotator]}" if options.budget else "all points"
+    text += f" of {options.file or 'the dataset'}" if options.annotator == "file" else ""
     placed = {"random": "", "interior": ", interior", "boundary": f", within {options.boundary_px} px of a border"}
     text += placed[options.placement]
     for value, told in (

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from pcejax.annotators import Annotation
+from pcejax.datasets import Bands, is_picture
 from pcejax.legend import IGNORE, Legend
 
 _GREY = (96, 96, 96)
@@ -17,6 +18,15 @@ def color_map(ids: np.ndarray, legend: Legend) -> np.ndarray:
     colors[: legend.num_classes] = legend.palette
     assert legend.num_classes <= IGNORE
     return colors[ids]
+
+
+def as_rgb(image: np.ndarray, bands: Bands) -> np.ndarray:
+    """RGB uint8 `[H, W, 3]` of an image `[H, W, bands]`: its first three bands, or its first in grey."""
+    if is_picture(bands):
+        return image
+    chosen = [0, 1, 2] if bands.num >= 3 else [0, 0, 0]
+    low, high = np.array(bands.low, np.float32)[chosen], np.array(bands.high, np.float32)[chosen]
+    return (np.clip((image[..., chosen] - low) / (high - low), 0, 1) * 255).astype(np.uint8)
 
 
 def overlay(image: np.ndarray, ids: np.ndarray, legend: Legend, opacity: float = 0.4) -> np.ndarray:

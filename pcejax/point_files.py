@@ -32,9 +32,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pcejax import keys
 from pcejax.errors import UserError
 from pcejax.legend import Legend
-from pcejax.points import Points, pixel_keys
+from pcejax.points import Points
 
 _COLUMNS = ("tile_id", "row", "col", "class")
 _PLAIN = (1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
@@ -126,17 +127,17 @@ def read_points(path: str | Path, frames: Mapping[str, Frame], legend: Legend, s
     if not found:
         raise UserError(f"{path}: no point in it; expected at least one")
     return {
-        tile_id: _ranked({pixel: class_id for pixel, (class_id, _) in found[tile_id].items()}, tile_id, frame, seed)
+        tile_id: ranked({pixel: class_id for pixel, (class_id, _) in found[tile_id].items()}, tile_id, frame, seed)
         for tile_id, frame in frames.items()
         if tile_id in found
     }
 
 
-def _ranked(classes: dict[tuple[int, int], int], tile_id: str, frame: Frame, seed: int) -> Points:
+def ranked(classes: Mapping[tuple[int, int], int], tile_id: str, frame: Frame, seed: int) -> Points:
+    """The points of a tile from the class of each clicked (row, col), ranked as `read_points` says."""
     row, col, class_id = np.array([(*pixel, class_id) for pixel, class_id in classes.items()]).T
     pixels = row * frame.width + col
-    keys = pixel_keys(seed, tile_id, int(pixels.max()) + 1)[pixels]
-    order = np.lexsort((keys, class_id))
+    order = np.lexsort((keys.pixel_keys(seed, tile_id, pixels), class_id))
     row, col, class_id = row[order], col[order], class_id[order]
     rank = np.arange(len(order)) - np.searchsorted(class_id, class_id)
     order = np.argsort(rank, kind="stable")

@@ -108,6 +108,18 @@ def draw(mask: np.ndarray, tile_id: str, options: LabelOptions, legend: Legend) 
     return Drawn(_clicked(mask, pixels[order], rank[order], tile_id, options, legend), tuple(underfull.tolist()))
 
 
+def taken(clicks: Points | None, options: LabelOptions) -> Drawn:
+    """The first `budget` of a person's points of each class, all for budget 0; none on a tile that has no clicks."""
+    if clicks is None:
+        nothing = np.zeros(0, np.int32)
+        return Drawn(Points(nothing, nothing, nothing, nothing), ())
+    if not options.budget:
+        return Drawn(clicks, ())
+    kept = clicks.rank < options.budget
+    classes, counts = np.unique(clicks.class_id[kept], return_counts=True)
+    return Drawn(Points(*(values[kept] for values in clicks)), tuple(classes[counts < options.budget].tolist()))
+
+
 def _clicked(
     mask: np.ndarray, pixels: np.ndarray, rank: np.ndarray, tile_id: str, options: LabelOptions, legend: Legend
 ) -> Points:

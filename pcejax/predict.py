@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pcejax import pictures, trained, writers
+from pcejax import datasets, pictures, trained, writers
+from pcejax.datasets.rasters import SUFFIXES, read_raster
 from pcejax.errors import UserError
 from pcejax.legend import encode_mask
-
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 
 
 def find_images(pattern: str) -> list[Path]:
@@ -23,12 +22,12 @@ def find_images(pattern: str) -> list[Path]:
     """
     path = Path(pattern).expanduser()
     if path.is_dir():
-        found = [p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES]
+        found = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES]
     else:
         names = [path] if path.is_file() else glob.glob(str(path), recursive=True)
         found = [p for p in map(Path, names) if p.is_file()]
     if not found:
-        raise UserError(f"--input={pattern}: no image; expected a file, a glob, or a folder of {', '.join(_SUFFIXES)}")
+        raise UserError(f"--input={pattern}: no image; expected a file, a glob, or a folder of {', '.join(SUFFIXES)}")
     return sorted(found)
 
 
@@ -54,14 +53,14 @@ def predict(workdir: Path, pattern: str, output: Path) -> list[Path]:
     written: list[Path] = []
     progress = writers.Progress(len(images))
     for path in images:
-        image = _read(path)
+        image = _read(path, model.bands)
         ids = model.map_image(model.variables, image).argmax(-1).astype(np.uint8)
         classes = Image.fromarray(ids)
         classes.putpalette(model.legend.palette.tobytes())
         maps = {
             "classes.png": classes,
             "mask.png": Image.fromarray(encode_mask(ids, model.legend)),
-            "overlay.jpg": Image.fromarray(pictures.overlay(image, ids, model.legend)),
+            "overlay.jpg": Image.fromarray(pictures.overlay(pictures.as_rgb(image, model.bands), ids, model.legend)),
         }
         for name, picture in maps.items():
             written.append(output / f"{path.stem}_{name}")
@@ -72,9 +71,11 @@ def predict(workdir: Path, pattern: str, output: Path) -> list[Path]:
     return written
 
 
-def _read(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: a PNG with a broken chunk
-        raise UserError(f"{path}: cannot be read as an image ({error}); expected a whole JPEG, PNG or TIFF") from error
+def _read(path: Path, bands: datasets.Bands) -> np.ndarray:
+    image = read_raster(path).pixels
+    if image.shape[-1] != bands.num or image.dtype != bands.dtype:
+        raise UserError(
+            f"{path}: {image.shape[-1]} bands of {image.dtype}; expected {bands.num} of {bands.dtype}, as the run was "
+            "taught by; convert it"
+        )
+    return image

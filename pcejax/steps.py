@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from clu.metrics import Average
 
-from pcejax import metrics, parallel, tiles
+from pcejax import datasets, metrics, parallel, tiles
 from pcejax.legend import IGNORE
 from pcejax.train_state import TrainState, named_key
 
@@ -31,6 +31,7 @@ def make_train_step(
     *,
     crop: int,
     ema_decay: float,
+    bands: datasets.Bands = datasets.RGB,
 ) -> Callable[..., tuple[TrainState, metrics.StepMetrics]]:
     """`train_step(state, tiles, plan, knobs) -> (state, metrics)` for one device of the axis "data".
 
@@ -41,6 +42,7 @@ def make_train_step(
         pixels the weight of the class on the crop's tile, 0 elsewhere.
       augment: `(keys, image, label) -> (image, label)`.
       crop: side of a crop, pixels.
+      bands: of the images.
       ema_decay: of the running mean of the parameters, approached from below over the first steps.
 
     Returns:
@@ -54,7 +56,7 @@ def make_train_step(
         # A crop's own seed comes with the plan, so its view does not depend on how rows lie on devices.
         stream = named_key(knobs.key, "augment")
         keys = jax.vmap(lambda seed: jax.random.fold_in(stream, seed))(plan[:, 3])
-        image, label = augment(keys, tiles.scale_image(batch.image), batch.label)
+        image, label = augment(keys, tiles.scale_image(batch.image, bands), batch.label)
         label_mask = label != IGNORE
         # Indexed by class: an unlabelled pixel's is 0, whatever class it reads.
         tile_weights = jax.vmap(jnp.take)(tile_arrays.weights[plan[:, 0]], jnp.where(label_mask, label, 0))
@@ -105,11 +107,13 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(model: nn.Module) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
-    """`eval_step(variables, images uint8 [b, h, w, bands]) -> logits float32 [b, h, w, C]` for one device."""
+def make_eval_step(
+    model: nn.Module, bands: datasets.Bands = datasets.RGB
+) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
+    """`eval_step(variables, images [b, h, w, bands]) -> logits float32 [b, h, w, C]` for one device."""
 
     def eval_step(variables: dict[str, Any], images: jax.Array) -> jax.Array:
-        logits = model.apply(variables, tiles.scale_image(images), train=False)
+        logits = model.apply(variables, tiles.scale_image(images, bands), train=False)
         return jnp.asarray(logits)
 
     return eval_step

@@ -14,7 +14,7 @@ from pcejax import parallel, tiles
 from pcejax.errors import UserError
 
 ApplyWindows = Callable[[np.ndarray], np.ndarray]
-"""Windows uint8 `[n, w, w, bands]` -> logits float32 `[n, w, w, C]`, for a fixed n."""
+"""Windows `[n, w, w, bands]` -> logits float32 `[n, w, w, C]`, for a fixed n."""
 
 
 def window_starts(size: int, window: int, overlap: int) -> list[int]:
@@ -32,7 +32,7 @@ def window_weight(window: int) -> np.ndarray:
 
 
 def blended_logits(apply: ApplyWindows, image: np.ndarray, *, window: int, overlap: int, batch: int) -> np.ndarray:
-    """Logits float32 `[H, W, C]` of an image uint8 `[H, W, bands]`.
+    """Logits float32 `[H, W, C]` of an image `[H, W, bands]`.
 
     Args:
       apply: the model on `batch` windows at a time.
@@ -53,7 +53,7 @@ def blended_logits(apply: ApplyWindows, image: np.ndarray, *, window: int, overl
     total, weight_sum = None, np.zeros(padded.shape[:2], np.float32)
     for start in range(0, len(corners), batch):
         chosen = corners[start : start + batch]
-        windows = np.zeros((batch, window, window, image.shape[-1]), np.uint8)
+        windows = np.zeros((batch, window, window, image.shape[-1]), image.dtype)
         for target, (row, col) in zip(windows, chosen, strict=False):
             target[:] = padded[row : row + window, col : col + window]
         logits = apply(windows)
@@ -82,7 +82,7 @@ def enlarge(logits: np.ndarray, factor: int, shape: tuple[int, ...]) -> np.ndarr
 def make_mapper(
     eval_step: Callable[..., jax.Array], config: ml_collections.ConfigDict
 ) -> Callable[[Any, np.ndarray], np.ndarray]:
-    """`map_image(variables, image uint8 [H, W, bands]) -> logits float32 [H, W, C]` at native resolution.
+    """`map_image(variables, image [H, W, bands]) -> logits float32 [H, W, C]` at native resolution.
 
     Compiled once for all images; `variables` are placed on the devices (`parallel.replicate`).
 

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from pcejax import datasets, keys, label_options, parallel
+from pcejax import datasets, keys, label_options, parallel, point_files
 from pcejax.annotators import Annotation, annotate
 from pcejax.errors import UserError
 from pcejax.legend import IGNORE, Legend
@@ -31,10 +31,17 @@ class RawTile(NamedTuple):
     tile_id: str
     image_bytes: bytes
     mask_bytes: bytes
+    bands: datasets.Bands = datasets.RGB
+    clicks: Points | None = None  # of the run's file of points
+
+    def shape(self) -> tuple[int, int]:
+        """(H, W), native resolution."""
+        with Image.open(io.BytesIO(self.mask_bytes)) as header:
+            return header.height, header.width
 
     def image(self) -> np.ndarray:
-        """uint8 `[H, W, bands]`, native resolution."""
-        return decode_image(self.image_bytes)
+        """`[H, W, bands]` in the bands' type, native resolution."""
+        return datasets.decode_image(self.image_bytes, self.bands)
 
     def mask(self) -> np.ndarray:
         """uint8 `[H, W]`: class id or IGNORE."""
@@ -45,7 +52,7 @@ class TileSet(NamedTuple):
     """The training tiles of a run on the host: what `place` puts on the device, and who they are."""
 
     tile_ids: list[str]
-    images: list[np.ndarray]  # uint8 [h, w, bands], at the training scale
+    images: list[np.ndarray]  # [h, w, bands] in the bands' type, at the training scale
     labels: list[np.ndarray]  # uint8 [h, w], class id or IGNORE
     weights: list[np.ndarray]  # float32 [C], class weights of each tile
     points: list[Points | None]  # as clicked; None for annotators that click none
@@ -62,8 +69,8 @@ class TileSet(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """On the device: images uint8 `[N, H, W, bands]` and labels uint8 `[N, H, W]`, padded with 0 and IGNORE,
-    and class weights of each tile float32 `[N, C]`."""
+    """On the device: images `[N, H, W, bands]` in the bands' type, padded with 0, labels uint8 `[N, H, W]`, padded
+    with IGNORE, and class weights of each tile float32 `[N, C]`."""
 
     images: jax.Array
     labels: jax.Array
@@ -71,7 +78,7 @@ class Tiles(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Crops: image uint8 `[B, S, S, bands]`, label uint8 `[B, S, S]`: class id or IGNORE."""
+    """Crops: image `[B, S, S, bands]` in the bands' type, label uint8 `[B, S, S]`: class id or IGNORE."""
 
     image: jax.Array
     label: jax.Array
@@ -84,22 +91,31 @@ def reduction(scale: float) -> int:
     return round(1 / scale)
 
 
-def decode_image(encoded: bytes) -> np.ndarray:
-    """uint8 `[H, W, 3]` of an encoded image."""
-    return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
-
-
 def reduce_image(image: np.ndarray, factor: int) -> np.ndarray:
-    """An image uint8 `[H, W, bands]`, each side reduced `factor` times by averaging blocks of pixels."""
-    return np.asarray(Image.fromarray(image).reduce(factor)) if factor > 1 else image
+    """An image `[H, W, bands]` of any type, each side reduced `factor` times by averaging blocks of pixels."""
+    if factor == 1:
+        return image
+
+    def reduce(plane: np.ndarray) -> np.ndarray:
+        if plane.dtype == np.uint8:
+            return np.asarray(Image.fromarray(plane).reduce(factor))
+        mean = np.asarray(Image.fromarray(plane.astype(np.float32)).reduce(factor))
+        return (np.rint(mean) if np.issubdtype(plane.dtype, np.integer) else mean).astype(plane.dtype)
+
+    return np.stack([reduce(image[..., band]) for band in range(image.shape[-1])], -1)
 
 
-def read(builder: tfds.core.DatasetBuilder, split: str) -> list[RawTile]:
+def read(
+    builder: tfds.core.DatasetBuilder, split: str, config: ml_collections.ConfigDict | None = None
+) -> list[RawTile]:
     """The tiles of `split` ("train", "train[:6]+train[8:]", ...) in the dataset's order, still encoded.
 
+    They come with their real points where `config`, a run's, is taught by a file of points.
+
     Raises:
-      UserError: no such split, or no tile in it.
+      UserError: no such split, no tile in it, or a bad file of points.
     """
+    clicks = _clicks(builder, config) if config is not None and config.points.annotator == "file" else {}
     skip = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
     try:
         source = builder.as_data_source(split, decoders=skip)
@@ -111,7 +127,27 @@ def read(builder: tfds.core.DatasetBuilder, split: str) -> list[RawTile]:
         ) from error
     if not rows:
         raise UserError(f"split {split!r} of {builder.info.full_name} holds no tile; widen the slice")
-    return [RawTile(row["tile_id"].decode(), row["image"], row["mask"]) for row in rows]
+    bands = datasets.bands_of(builder)
+    ids = [row["tile_id"].decode() for row in rows]
+    return [
+        RawTile(tile_id, row["image"], row["mask"], bands, clicks.get(tile_id))
+        for tile_id, row in zip(ids, rows, strict=True)
+    ]
+
+
+def _clicks(builder: tfds.core.DatasetBuilder, config: ml_collections.ConfigDict) -> dict[str, Points]:
+    """The points of the file that the run names, or else of the one that the dataset was prepared with."""
+    frames, legend, seed = datasets.frames_of(builder), datasets.legend_of(builder), config.points.seed
+    if config.points.file:
+        return point_files.read_points(config.points.file, frames, legend, seed)
+    stored = builder.info.metadata.get("points")
+    if not stored:
+        raise UserError(
+            f"points.file is empty and {builder.info.full_name} was prepared without points; "
+            "expected a .csv, .geojson or .gpkg of points in points.file"
+        )
+    pixels = {tile_id: {(row, col): class_id for row, col, class_id in rows} for tile_id, rows in stored.items()}
+    return {tile_id: point_files.ranked(pixels[tile_id], tile_id, frames[tile_id], seed) for tile_id in pixels}
 
 
 def read_labelled(builder: tfds.core.DatasetBuilder, config: ml_collections.ConfigDict) -> list[RawTile]:
@@ -120,7 +156,9 @@ def read_labelled(builder: tfds.core.DatasetBuilder, config: ml_collections.Conf
     Raises:
       UserError: as `read`, or more tiles are asked for than there are.
     """
-    raw, count = read(builder, config.data.train_split), config.data.num_labelled_tiles
+    raw, count = read(builder, config.data.train_split, config), config.data.num_labelled_tiles
+    if config.points.annotator == "file":
+        raw = [tile for tile in raw if tile.clicks is not None]
     if not 0 <= count <= len(raw):
         raise UserError(
             f"data.num_labelled_tiles={count}; expected 1 to {len(raw)}, the tiles of "
@@ -140,6 +178,7 @@ def labels_of(
     return annotate(
         tile.mask(),
         tile.tile_id,
+        tile.clicks,
         label_options.label_options(config.points),
         legend=legend,
         factor=factor or reduction(config.data.scale),
@@ -163,9 +202,9 @@ def load(config: ml_collections.ConfigDict, on_tile: Callable[[int, int], None] 
     label_options.confusion(options, legend)
     raw = read_labelled(builder, config)
     factor = reduction(config.data.scale)
-    sizes = [Image.open(io.BytesIO(tile.image_bytes)).size for tile in raw]
-    width, height = (max(-(-size[axis] // factor) for size in sizes) for axis in (0, 1))
-    _check_fit(len(raw), height, width, config)
+    shapes = [tile.shape() for tile in raw]
+    height, width = (max(-(-shape[axis] // factor) for shape in shapes) for axis in (0, 1))
+    _check_fit(len(raw), height, width, raw[0].bands, config)
 
     def decode(tile: RawTile) -> tuple[np.ndarray, Annotation]:
         return reduce_image(tile.image(), factor), labels_of(tile, config, legend)
@@ -184,8 +223,8 @@ def load(config: ml_collections.ConfigDict, on_tile: Callable[[int, int], None] 
     return TileSet([tile.tile_id for tile in raw], images, labels, weights, clicked, underfull)
 
 
-def _check_fit(count: int, height: int, width: int, config: ml_collections.ConfigDict) -> None:
-    needed = count * height * width * 4  # three bands and the label, a byte each
+def _check_fit(count: int, height: int, width: int, bands: datasets.Bands, config: ml_collections.ConfigDict) -> None:
+    needed = count * height * width * (bands.pixel_bytes + 1)  # the label takes one
     offered = int(parallel.device_memory() * config.data.device_memory_share)
     if needed > offered:
         raise UserError(
@@ -200,7 +239,7 @@ def place(tile_set: TileSet) -> Tiles:
     height, width = (max(label.shape[axis] for label in tile_set.labels) for axis in (0, 1))
 
     def pad(arrays: list[np.ndarray], value: int) -> np.ndarray:
-        stacked = np.full((len(arrays), height, width, *arrays[0].shape[2:]), value, np.uint8)
+        stacked = np.full((len(arrays), height, width, *arrays[0].shape[2:]), value, arrays[0].dtype)
         for target, array in zip(stacked, arrays, strict=True):
             target[: array.shape[0], : array.shape[1]] = array
         return stacked
@@ -223,9 +262,10 @@ def cut(tiles: Tiles, plan: jax.Array, size: int) -> Batch:
     return Batch(jnp.stack([c.image for c in crops]), jnp.stack([c.label for c in crops]))
 
 
-def scale_image(image: Any) -> jax.Array:
-    """uint8 `[..., bands]` -> float32 in [0, 1]: what augmentation and models take."""
-    return jnp.asarray(image, jnp.float32) / 255.0
+def scale_image(image: Any, bands: datasets.Bands = datasets.RGB) -> jax.Array:
+    """`[..., bands]` in the bands' type -> float32 in [0, 1]: what augmentation and models take."""
+    low, high = (jnp.asarray(value, jnp.float32).reshape((1,) * (image.ndim - 1) + (-1,)) for value in bands[1:])
+    return jnp.clip((jnp.asarray(image, jnp.float32) - low) / (high - low), 0.0, 1.0)
 
 
 def decoded(raw: list[RawTile]) -> Iterator[tuple[RawTile, np.ndarray, np.ndarray]]:

@@ -65,18 +65,19 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
     num_logits = trained.num_logits(config, legend)
     model = models.create_model(config.model, num_logits, axis_name=parallel.AXIS)
     eval_model = models.create_model(config.model, num_logits)
-    map_image = tiled_inference.make_mapper(steps.make_eval_step(eval_model), config)
+    bands = datasets.bands_of(builder)
+    map_image = tiled_inference.make_mapper(steps.make_eval_step(eval_model, bands), config)
     class_weights = _class_weights(config, num_logits)
     eval_tile_ids = [tile.tile_id for tile in tiles.read(builder, config.data.eval_split)]
     tile_set = tiles.load(config, _print_decoding())
     input_pipeline.check(config, tile_set)
-    about = about_run(tile_set, legend)
+    about = about_run(tile_set, legend, bands)
     evaluate.protocol(config, about, eval_tile_ids, config.data.eval_split)  # a mixed split ends the run here
     runs.open_workdir(workdir, config)
 
     tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps)
     key = jax.random.key(config.seed)
-    state = create_train_state(eval_model, tx, key, (1, config.data.crop, config.data.crop, 3))
+    state = create_train_state(eval_model, tx, key, (1, config.data.crop, config.data.crop, bands.num))
     with Checkpoints(workdir) as checkpoints:
         if checkpoints.latest_step() is not None:
             _check_labels(checkpoints.about(), about, workdir)
@@ -99,6 +100,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
                 functools.partial(augment.augment, **config.augment),
                 crop=config.data.crop,
                 ema_decay=config.train.ema_decay,
+                bands=bands,
             )
         )
         schedule = optimizer.make_schedule(config.optimizer, config.train.num_steps)
@@ -108,7 +110,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
         tile_arrays = tiles.place(tile_set)
 
         def score(state: Any) -> dict[str, Any]:
-            model = trained.Trained(config, legend, about, step, state.ema_variables(), map_image)
+            model = trained.Trained(config, legend, bands, about, step, state.ema_variables(), map_image)
             return evaluate.score_split(model, builder, config.data.eval_split, workdir)
 
         progress, measured, logged = writers.Progress(config.train.num_steps, step), [], (step, time.monotonic())
@@ -149,7 +151,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
     return score(state)
 
 
-def about_run(tile_set: tiles.TileSet, legend: Legend) -> dict[str, Any]:
+def about_run(tile_set: tiles.TileSet, legend: Legend, bands: datasets.Bands) -> dict[str, Any]:
     """What a checkpoint tells of the run's labels, as JSON types.
 
     label_counts: labelled pixels at the training scale, by class; labels_per_tile: on the tile with the
@@ -165,6 +167,7 @@ def about_run(tile_set: tiles.TileSet, legend: Legend) -> dict[str, Any]:
     short = np.bincount(np.concatenate([*tile_set.underfull, []]).astype(int), minlength=legend.num_classes)
     return {
         "legend": legend.to_dict(),
+        "bands": bands._asdict(),
         "labels_hash": tile_set.hash(),
         "tile_ids": tile_set.tile_ids,
         "label_counts": {name: int(counts[class_id]) for class_id, name in enumerate(legend.names)},

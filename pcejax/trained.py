@@ -10,7 +10,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from pcejax import models, optimizer, parallel, runs, steps, tiled_inference
+from pcejax import datasets, models, optimizer, parallel, runs, steps, tiled_inference
 from pcejax.checkpoints import Checkpoints
 from pcejax.legend import Legend
 from pcejax.train_state import create_train_state
@@ -21,6 +21,7 @@ class Trained(NamedTuple):
 
     config: ml_collections.ConfigDict
     legend: Legend
+    bands: datasets.Bands
     about: dict[str, Any]  # what the checkpoint tells of the run's labels: see train.about_run
     step: int
     variables: Any  # the running means, on the devices
@@ -44,8 +45,9 @@ def load(workdir: Path) -> Trained:
         legend = Legend.from_dict(about["legend"])
         model = models.create_model(config.model, num_logits(config, legend))
         tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps)
-        shape = (1, config.data.crop, config.data.crop, 3)
+        bands = datasets.Bands.from_dict(about["bands"])
+        shape = (1, config.data.crop, config.data.crop, bands.num)
         like = jax.eval_shape(lambda: create_train_state(model, tx, jax.random.key(0), shape))
         state = checkpoints.restore(like)
-    map_image = tiled_inference.make_mapper(steps.make_eval_step(model), config)
-    return Trained(config, legend, about, int(state.step), parallel.replicate(state.ema_variables()), map_image)
+    map_image = tiled_inference.make_mapper(steps.make_eval_step(model, bands), config)
+    return Trained(config, legend, bands, about, int(state.step), parallel.replicate(state.ema_variables()), map_image)

@@ -7,11 +7,12 @@ from absl import flags
 
 from pcejax import cli
 
-_DATASET = flags.DEFINE_string("dataset", None, "deepglobe or synthetic_v1.", required=True)
+_DATASET = flags.DEFINE_string("dataset", None, "deepglobe, synthetic_v1, or folder for your own.", required=True)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of all prepared datasets.", required=True)
 _IMAGES_DIR = flags.DEFINE_string("images_dir", None, "Also write the images there, as <split>/<tile id>.jpg.")
 _OPTIONS = (
-    flags.DEFINE_string("manual_dir", None, "deepglobe: the archive's zip, or its extracted folder."),
+    flags.DEFINE_string("manual_dir", None, "deepglobe: the archive's zip, or its extracted folder; folder: yours."),
+    flags.DEFINE_string("name", None, "folder: name of the dataset (default: that of --manual_dir)."),
     flags.DEFINE_integer("size", None, "synthetic_v1: height and width of a tile in pixels (default 768)."),
     flags.DEFINE_integer("num_train", None, "synthetic_v1: tiles (default 16)."),
     flags.DEFINE_integer("num_validation", None, "synthetic_v1: tiles (default 4)."),

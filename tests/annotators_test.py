@@ -29,6 +29,7 @@ def annotate_with(mask, annotator="balanced", factor=1, train_unknown=False, til
     return annotate(
         mask,
         tile_id,
+        None,
         options_of(annotator, **fields),
         legend=DEEPGLOBE,
         factor=factor,

@@ -147,7 +147,7 @@ def test_tensorflow_is_not_imported(prepared):
         ({"size": 48}, "size is 48 px"),
         ({"size": 100}, "multiple of 16"),
         ({"train": -1}, "train is -1 tiles"),
-        ({"train": 0, "validation": 0, "test": 0}, "no tiles"),
+        ({"train": 0, "validation": 0, "test": 0, "unlabelled": 0}, "no tiles"),
         ({"seed": -1}, "seed is -1"),
     ],
 )

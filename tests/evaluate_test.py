@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from runs_for_tests import SIZE, builder_of, config_of, prepare, save_run
 
-from pcejax import evaluate, metrics, points, runs, tiles, train, trained
+from pcejax import evaluate, metrics, runs, tiles, train, trained
 from pcejax.errors import UserError
 from pcejax.legend import DEEPGLOBE, IGNORE
 

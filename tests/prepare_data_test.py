@@ -148,7 +148,7 @@ def test_a_full_disk_is_told_whoever_met_it(archive, tmp_path, monkeypatch, erro
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(prepare, "_read_back", lambda *_: {})
+    monkeypatch.setattr(prepare, "_read_back", lambda *_: ({}, {}))
     monkeypatch.setattr(os, "fsync", fail)  # as a network disk does, which tells late
     with pytest.raises(UserError, match="became full while preparing"):
         prepare_dataset("deepglobe", tmp_path / "data", manual_dir=str(archive))
@@ -232,4 +232,4 @@ def test_help_is_quick_and_names_the_datasets():
     start = time.monotonic()
     ended = run_script("--help")
     assert time.monotonic() - start < 3
-    assert "deepglobe or synthetic_v1" in ended.stdout
+    assert "deepglobe, synthetic_v1, or folder" in ended.stdout

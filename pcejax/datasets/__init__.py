@@ -12,14 +12,17 @@ where points are drawn and where maps are scored, and nowhere else.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from pcejax.errors import UserError
 from pcejax.legend import Legend
+from pcejax.point_files import Frame
 
 UNLABELLED = "unlabelled"
 """The split of tiles without a mask."""
@@ -32,10 +35,20 @@ class Bands(NamedTuple):
     low: tuple[float, ...]
     high: tuple[float, ...]
 
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Bands:
+        """The bands of which `_asdict` went through JSON."""
+        return cls(value["dtype"], tuple(value["low"]), tuple(value["high"]))
+
     @property
     def num(self) -> int:
         """Number of bands."""
         return len(self.low)
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Bytes that a pixel of all bands takes."""
+        return self.num * np.dtype(self.dtype).itemsize
 
 
 RGB = Bands("uint8", (0.0,) * 3, (255.0,) * 3)
@@ -58,6 +71,13 @@ def features(bands: Bands = RGB) -> tfds.features.FeaturesDict:
 def is_picture(bands: Bands) -> bool:
     """Whether images are stored as PNG or JPEG."""
     return bands.num == 3 and bands.dtype == "uint8"
+
+
+def decode_image(encoded: bytes, bands: Bands = RGB) -> np.ndarray:
+    """`[H, W, bands]` of a stored image, in the bands' type."""
+    if is_picture(bands):
+        return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+    return features(bands)["image"].decode_example_np(encoded)
 
 
 def open_dataset(name: str, data_dir: str | Path) -> tfds.core.DatasetBuilder:
@@ -84,5 +104,14 @@ def legend_of(builder: tfds.core.DatasetBuilder) -> Legend:
 
 def bands_of(builder: tfds.core.DatasetBuilder) -> Bands:
     """The bands of the dataset's images."""
-    stored: dict[str, Any] | None = builder.info.metadata.get("bands")
-    return Bands(stored["dtype"], tuple(stored["low"]), tuple(stored["high"])) if stored else RGB
+    stored = builder.info.metadata.get("bands")
+    return Bands.from_dict(stored) if stored else RGB
+
+
+def frames_of(builder: tfds.core.DatasetBuilder) -> dict[str, Frame]:
+    """Size of every tile, by its id, and of georeferenced ones where they lie."""
+    placed = builder.info.metadata.get("georeference", {})
+    return {
+        tile_id: Frame(height, width, *((tuple(place[0]), place[1]) if (place := placed.get(tile_id)) else ()))
+        for tile_id, (height, width) in builder.info.metadata["sizes"].items()
+    }

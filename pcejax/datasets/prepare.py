@@ -46,28 +46,30 @@ class Plan(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A builder and its plan; the plan may take seconds or find bad input, so it is made only when needed."""
+    """What prepares a dataset."""
 
-    builder: tfds.core.DatasetBuilder
-    plan: Callable[[], Plan]
+    folder: str  # below the folder of all datasets
+    builder: Callable[[Path], tfds.core.DatasetBuilder]  # into a folder of all datasets; bad input may show here
+    plan: Callable[[Any], Plan]  # of that builder, or here; it may take seconds
 
 
-def _deepglobe(folder: Path, manual_dir: str | None = None) -> Job:
+def _deepglobe(manual_dir: str | None = None) -> Job:
     from pcejax.datasets.deepglobe import Deepglobe
 
     source = Path(manual_dir).expanduser() if manual_dir else None
-    builder = Deepglobe(manual_dir=source, data_dir=folder, file_format="array_record")
 
-    def plan() -> Plan:
-        survey = builder.survey
-        tiles = sum(map(len, survey.splits.values()))
-        return Plan(tiles, survey.num_bytes, survey.skipped)
+    def plan(builder: Deepglobe) -> Plan:
+        tiles = sum(map(len, builder.survey.splits.values()))
+        return Plan(tiles, builder.survey.num_bytes, builder.survey.skipped)
 
-    return Job(builder, plan)
+    return Job(
+        f"deepglobe/{Deepglobe.VERSION}",
+        lambda data_dir: Deepglobe(manual_dir=source, data_dir=data_dir, file_format="array_record"),
+        plan,
+    )
 
 
 def _synthetic_v1(
-    folder: Path,
     size: int = 768,
     num_train: int = 16,
     num_validation: int = 4,
@@ -80,12 +82,38 @@ def _synthetic_v1(
     config = SyntheticConfig(
         size=size, train=num_train, validation=num_validation, test=num_test, unlabelled=num_unlabelled, seed=seed
     )
-    builder = SyntheticV1(config=config, data_dir=folder, file_format="array_record")
     tiles = sum(config.counts.values())
-    return Job(builder, lambda: Plan(tiles, tiles * (size * size + 4_000), []))  # JPEG and PNG: half a byte a pixel
+    return Job(
+        f"synthetic_v1/{config.name}/{SyntheticV1.VERSION}",
+        lambda data_dir: SyntheticV1(config=config, data_dir=data_dir, file_format="array_record"),
+        lambda builder: Plan(tiles, tiles * (size * size + 4_000), []),  # JPEG and PNG: half a byte a pixel
+    )
 
 
-_DATASETS: dict[str, Callable[..., Job]] = {"deepglobe": _deepglobe, "synthetic_v1": _synthetic_v1}
+def _folder(manual_dir: str | None = None, name: str | None = None) -> Job:
+    from pcejax.datasets.folder import Folder, FolderConfig
+
+    source = Path(manual_dir or "").expanduser().absolute()
+    name = name or source.name
+
+    def build(data_dir: Path) -> Folder:
+        if not manual_dir or not source.is_dir():
+            raise UserError(f"--manual_dir={manual_dir}: no such folder; expected one with legend.yaml and images/")
+        config = FolderConfig(name=name)
+        return Folder(manual_dir=source, config=config, data_dir=data_dir, file_format="array_record")
+
+    def plan(builder: Folder) -> Plan:
+        tiles = sum(map(len, builder.survey.splits.values()))
+        return Plan(tiles, builder.survey.num_bytes, builder.survey.skipped)
+
+    return Job(f"folder/{name}/{Folder.VERSION}", build, plan)
+
+
+_DATASETS: dict[str, Callable[..., Job]] = {
+    "deepglobe": _deepglobe,
+    "synthetic_v1": _synthetic_v1,
+    "folder": _folder,
+}
 
 
 def prepare_dataset(dataset: str, data_dir: str | Path, **options: Any) -> Path:
@@ -105,37 +133,38 @@ def prepare_dataset(dataset: str, data_dir: str | Path, **options: Any) -> Path:
     if dataset not in _DATASETS:
         raise UserError(f"--dataset={dataset}: no such dataset; expected one of: {', '.join(_DATASETS)}")
     make = _DATASETS[dataset]
-    known = list(inspect.signature(make).parameters)[1:]
+    known = inspect.signature(make).parameters
     for option in options:
         if option not in known:
             told = ", ".join(f"--{name}" for name in known)
             raise UserError(f"--{option}: {dataset} has no such option; expected only: {told}")
     data_dir = Path(data_dir).expanduser().absolute()
-    with _quiet():
-        job = make(data_dir, **options)
-    target = Path(job.builder.data_dir)
+    job = make(**options)
+    target = data_dir / job.folder
     if (target / "dataset_info.json").exists():
-        _check_files(job.builder)
         heading = f"already prepared: {target} (to prepare it anew, delete that folder first)"
     elif target.exists():
         raise UserError(
             f"{target}: is there, but is no dataset: it has no dataset_info.json; move it away or delete it"
         )
     else:
-        plan = job.plan()
-        staging = data_dir / "-".join((".preparing", *target.relative_to(data_dir).parts))
+        staging = data_dir / "-".join((".preparing", *Path(job.folder).parts))
+        with _quiet():
+            builder = job.builder(staging)
+            plan = job.plan(builder)
         try:
             with _locked(staging), _quiet():
                 _check_space(staging, plan.num_bytes, target)
-                _build(make(staging, **options).builder, plan, target)
-                job = make(data_dir, **options)
+                _build(builder, plan, target)
         except (OSError, RuntimeError) as error:  # array_record tells of a failed write by RuntimeError
             message = _disk_message(error, data_dir)
             if message is None:
                 raise
             raise UserError(message) from error
         heading = f"prepared: {target}"
-    _print_table(heading, job.builder)
+    builder = tfds.builder_from_directory(str(target))
+    _check_files(builder)
+    _print_table(heading, builder)
     return target
 
 
@@ -181,13 +210,13 @@ def _build(builder: tfds.core.DatasetBuilder, plan: Plan, target: Path) -> None:
     written = Path(builder.data_dir)
     with _progress("reading back", plan.tiles) as advance:
         try:
-            class_pixels = _read_back(builder, plan.tiles, advance)
+            class_pixels, sizes = _read_back(builder, plan.tiles, advance)
         except (OSError, RuntimeError, ValueError, IndexError) as error:
             raise UserError(
                 f"{target}: what was written does not read back: {' '.join(str(error).split())[:200]}; "
                 "it was removed; is the disk failing, or full? check it, then run again"
             ) from error
-    builder.info.metadata.update(class_pixels=class_pixels, skipped=plan.skipped)
+    builder.info.metadata.update(class_pixels=class_pixels, sizes=sizes, skipped=plan.skipped)
     builder.info.metadata.save_metadata(written)
     for path in written.iterdir():
         with open(path, "rb") as file:
@@ -196,27 +225,33 @@ def _build(builder: tfds.core.DatasetBuilder, plan: Plan, target: Path) -> None:
     written.rename(target)
 
 
-def _read_back(builder: tfds.core.DatasetBuilder, tiles: int, advance: Callable[[], None]) -> dict[str, list[int]]:
-    """Reads every record; returns the pixels of each class for each split, `[num_classes + 1]`, the last one IGNORE's.
+def _read_back(
+    builder: tfds.core.DatasetBuilder, tiles: int, advance: Callable[[], None]
+) -> tuple[dict[str, list[int]], dict[str, tuple[int, int]]]:
+    """Reads every record.
+
+    Returns:
+      The pixels of each class for each split, `[num_classes + 1]`, the last one IGNORE's; and each tile's (H, W).
 
     Raises:
       OSError, RuntimeError, ValueError, IndexError: records are missing, doubled or damaged.
     """
     num_classes = datasets.legend_of(builder).num_classes
     raw = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
-    seen: set[bytes] = set()
+    sizes: dict[str, tuple[int, int]] = {}
     pixels = {}
     for split in builder.info.splits:
         counts = np.zeros(256, np.int64)
         for example in builder.as_data_source(split, decoders=raw):
-            counts += Image.open(io.BytesIO(example["mask"])).histogram()
-            seen.add(example["tile_id"])
+            mask = Image.open(io.BytesIO(example["mask"]))
+            counts += mask.histogram()
+            sizes[example["tile_id"].decode()] = mask.height, mask.width
             advance()
         pixels[split] = [*counts[:num_classes].tolist(), int(counts[IGNORE])]
     stored = builder.info.splits.total_num_examples
-    if not len(seen) == stored == tiles:
-        raise RuntimeError(f"{len(seen)} tiles read back, {stored} stored, {tiles} expected")
-    return pixels
+    if not len(sizes) == stored == tiles:
+        raise RuntimeError(f"{len(sizes)} tiles read back, {stored} stored, {tiles} expected")
+    return pixels, sizes
 
 
 def _check_space(folder: Path, num_bytes: int, target: Path) -> None:

@@ -1,0 +1,306 @@
+"""Imagery of one's own, from a folder:
+
+  legend.yaml                         classes (name, id, colour), which one is unknown; see `legend_file`
+  images/<tile>.png, .jpg or .tif     any number of bands, 8 or 16 bit or float, the same in all
+  masks/<tile>.png or .tif            class ids, or the legend's colours; a tile may have none
+  points.csv, .geojson or .gpkg       clicked points, for tiles with or without a mask; see `pcejax.point_files`
+  splits/<split>.txt                  the tiles of a split, one a line
+  groups.csv                          columns tile, region: no region is in two splits
+
+All but the legend and the images may be missing. Without split lists the tiles with a mask go to train, validation and
+test as 70, 15 and 15 %, whole regions in the order of the SHA-256 of "folder/0/<region>"; tiles with points alone,
+which cannot be scored, go to train; tiles with neither are UNLABELLED.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from pcejax import datasets, point_files
+from pcejax.datasets.legend_file import LegendFile, read_legend
+from pcejax.datasets.rasters import SUFFIXES, Raster, read_raster
+from pcejax.errors import UserError
+from pcejax.legend import IGNORE
+from pcejax.point_files import Frame, Points
+
+_SHARES = {"train": 0.7, "validation": 0.15, "test": 0.15}
+_SEED = 0  # of the split without lists
+_SHARD_BYTES = 256_000_000  # TFDS holds one shard in memory
+_SAMPLES = 250_000  # pixels of a tile, at most, that the scaling is found on
+_POINT_SUFFIXES = (".csv", ".geojson", ".gpkg")
+
+
+class Survey(NamedTuple):
+    """What is in the folder and where it goes; every image was read once."""
+
+    images: dict[str, Path]
+    masks: dict[str, Path]
+    splits: dict[str, list[str]]
+    frames: dict[str, Frame]
+    points: dict[str, Points]
+    legend_file: LegendFile
+    bands: datasets.Bands
+    skipped: list[tuple[int, str, str]]
+
+    @property
+    def num_bytes(self) -> int:
+        """Upper bound of the prepared dataset's size."""
+        pixel_bytes = self.bands.pixel_bytes + 1  # the mask takes one
+        return sum(frame.height * frame.width * pixel_bytes + 4_000 for frame in self.frames.values())
+
+
+def survey(folder: Path) -> Survey:
+    """Reads the folder: names, lists, points, and each image for its size, its bands and their range.
+
+    Raises:
+      UserError: something is missing, damaged or does not fit; the message names the file.
+    """
+    legend_file = read_legend(folder / "legend.yaml")
+    images, masks = _files(folder / "images"), _files(folder / "masks")
+    if not images:
+        raise UserError(f"{folder / 'images'}: no image; expected <tile>{', <tile>'.join(SUFFIXES)}")
+    skipped = []
+    if bare := sorted(set(masks) - set(images)):
+        skipped.append((len(bare), "masks", f"no image for them, as {masks[bare[0]].name}"))
+    rasters = {tile: _Seen.of(read_raster(path)) for tile, path in images.items()}
+    _check_alike(rasters, images)
+    frames = {tile: seen.frame for tile, seen in rasters.items()}
+    found = [path for suffix in _POINT_SUFFIXES if (path := folder / f"points{suffix}").exists()]
+    if len(found) > 1:
+        raise UserError(f"{folder}: {found[0].name} and {found[1].name}; expected one file of points; move one away")
+    points = point_files.read_points(found[0], frames, legend_file.legend, seed=0) if found else {}
+    splits = _splits(folder, sorted(images), set(masks), set(points))
+    bands = _scaling([rasters[tile] for tile in splits.get("train", sorted(images))])
+    return Survey(images, masks, splits, frames, points, legend_file, bands, skipped)
+
+
+class _Seen(NamedTuple):
+    """What the survey keeps of an image."""
+
+    frame: Frame
+    dtype: np.dtype
+    sample: np.ndarray  # [n, bands], valid pixels
+
+    @classmethod
+    def of(cls, raster: Raster) -> _Seen:
+        height, width, bands = raster.pixels.shape
+        step = max(1, round((height * width / _SAMPLES) ** 0.5))
+        thinned = raster.pixels[::step, ::step][raster.valid[::step, ::step]]
+        frame = Frame(height, width, raster.transform, raster.crs)
+        return cls(frame, raster.pixels.dtype, thinned.reshape(-1, bands))
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Image files by their stem, sorted."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+            if path.stem in found:
+                raise UserError(f"{path}: tile {path.stem} is {found[path.stem].name} too; expected one file a tile")
+            found[path.stem] = path
+    return found
+
+
+def _check_alike(rasters: dict[str, _Seen], images: dict[str, Path]) -> None:
+    kinds = {tile: (seen.sample.shape[1], seen.dtype.name) for tile, seen in rasters.items()}
+    (usual, _), *_ = Counter(kinds.values()).most_common(1)
+    for tile, kind in kinds.items():
+        if kind != usual:
+            raise UserError(
+                f"{images[tile]}: {kind[0]} bands of {kind[1]}; expected {usual[0]} of {usual[1]}, as most have; "
+                "convert it or take it out"
+            )
+
+
+def _scaling(seen: list[_Seen]) -> datasets.Bands:
+    """8-bit bands as they are, others from the 1 % to the 99 % quantile of the training tiles' valid pixels."""
+    dtype, count = seen[0].dtype, seen[0].sample.shape[1]
+    if dtype == np.uint8:
+        return datasets.Bands("uint8", (0.0,) * count, (255.0,) * count)
+    low, high = np.quantile(np.concatenate([s.sample for s in seen]), [0.01, 0.99], axis=0)
+    flat = np.flatnonzero(high <= low)
+    if flat.size:
+        raise UserError(f"band {flat[0] + 1} has one value, {low[flat[0]]:g}, on the training tiles; leave it out")
+    return datasets.Bands(dtype.name, tuple(low.tolist()), tuple(high.tolist()))
+
+
+def _splits(folder: Path, tiles: list[str], masked: set[str], pointed: set[str]) -> dict[str, list[str]]:
+    regions = _regions(folder / "groups.csv", tiles)
+    lists = sorted((folder / "splits").glob("*.txt"))
+    splits = _read_lists(lists, tiles, masked | pointed) if lists else _draw_splits(tiles, masked, pointed, regions)
+    home: dict[str, str] = {}
+    for split, members in splits.items():
+        for tile in members:
+            if home.setdefault(regions[tile], split) != split and split != datasets.UNLABELLED:
+                raise UserError(
+                    f"{folder / 'splits'}: region {regions[tile]!r} of groups.csv is in {home[regions[tile]]} and in "
+                    f"{split} (tile {tile}); expected each region in one split; move its tiles together"
+                )
+    return splits
+
+
+def _regions(path: Path, tiles: list[str]) -> dict[str, str]:
+    """The region of each tile; a tile that `groups.csv` does not name is a region of its own."""
+    regions = {tile: tile for tile in tiles}
+    if not path.exists():
+        return regions
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        if not {"tile", "region"} <= set(rows.fieldnames or ()):
+            raise UserError(f"{path}: columns are {rows.fieldnames}; expected tile and region")
+        for number, row in enumerate(rows, 2):
+            if row["tile"] not in regions:
+                raise UserError(f"{path}, line {number}: no image of tile {row['tile']!r}; expected <tile> in images/")
+            regions[row["tile"]] = row["region"]
+    return regions
+
+
+def _read_lists(lists: list[Path], tiles: list[str], labelled: set[str]) -> dict[str, list[str]]:
+    places: dict[str, str] = {}
+    splits: dict[str, list[str]] = {}
+    for path in lists:
+        splits[path.stem] = []
+        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+            tile, place = line.strip(), f"{path}, line {number}"
+            if not tile:
+                continue
+            if tile not in tiles:
+                raise UserError(f"{place}: no image of tile {tile!r}; expected <tile> in images/, without a suffix")
+            if tile in places:
+                raise UserError(f"{place}: tile {tile} is named before, in {places[tile]}; expected each tile once")
+            if tile not in labelled and path.stem != datasets.UNLABELLED:
+                raise UserError(f"{place}: tile {tile} has neither mask nor points; expected one of them; add it")
+            places[tile] = place
+            splits[path.stem].append(tile)
+    unlabelled = [tile for tile in tiles if tile not in places and tile not in labelled]
+    if unlabelled:
+        splits.setdefault(datasets.UNLABELLED, []).extend(unlabelled)
+    return {split: members for split, members in splits.items() if members}
+
+
+def _draw_splits(
+    tiles: list[str], masked: set[str], pointed: set[str], regions: dict[str, str]
+) -> dict[str, list[str]]:
+    """The split without lists, as the module's head says: any machine and any numpy draw the same."""
+    drawn = sorted({regions[tile] for tile in tiles if tile in masked}, key=_draw)
+    ends = np.rint(np.cumsum(list(_SHARES.values())) * len(drawn)).astype(int)
+    parts = zip(_SHARES, np.split(np.array(drawn, object), ends[:-1]), strict=True)
+    split_of = {region: split for split, part in parts for region in part}
+    splits: dict[str, list[str]] = {}
+    for tile in tiles:
+        if tile in masked or tile in pointed:
+            # With points alone it cannot be scored; beside a region that is scored it would give that away.
+            split = split_of.get(regions[tile], "train")
+            if tile not in masked and split != "train":
+                continue
+        else:
+            split = datasets.UNLABELLED
+        splits.setdefault(split, []).append(tile)
+    order = [*_SHARES, datasets.UNLABELLED]
+    return {split: splits[split] for split in order if split in splits}
+
+
+def _draw(region: str) -> bytes:
+    return hashlib.sha256(f"folder/{_SEED}/{region}".encode()).digest()
+
+
+class FolderConfig(tfds.core.BuilderConfig):
+    """Names one folder's dataset: `folder/<name>`."""
+
+
+class Folder(tfds.core.ShardBasedBuilder):
+    """Builds from the folder at `manual_dir`; `on_tile`, where set, is called with each tile's id once it is done.
+
+    Reading a prepared dataset needs no `manual_dir`.
+
+    Raises:
+      UserError: from `survey` or `download_and_prepare`, for a file that is not as it should be.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: dict[str, str] = {"1.0.0": "Bands in their own type, masks as class ids."}  # noqa: RUF012 (as TFDS does)
+
+    on_tile: Callable[[str], None] | None = None
+
+    def __init__(self, *, manual_dir: Path, **kwargs: Any) -> None:
+        self._manual_dir = manual_dir
+        super().__init__(**kwargs)
+
+    @functools.cached_property
+    def survey(self) -> Survey:
+        """What is in the folder; read once."""
+        return survey(self._manual_dir)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        found = self.survey
+        points = {tile: np.stack([p.row, p.col, p.class_id], 1).tolist() for tile, p in found.points.items()}
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=f"Imagery from the folder {self._manual_dir.name}.",
+            features=datasets.features(found.bands),
+            disable_shuffling=True,
+            metadata=tfds.core.MetadataDict(
+                legend=found.legend_file.legend.to_dict(),
+                bands=found.bands._asdict(),
+                georeference={t: (frame.transform, frame.crs) for t, frame in found.frames.items() if frame.crs},
+                points=points,
+            ),
+        )
+
+    def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> dict[str, list[Any]]:
+        largest = max(frame.height * frame.width for frame in self.survey.frames.values())
+        step = max(1, _SHARD_BYTES // (largest * self.survey.bands.pixel_bytes))
+        return {
+            split: [
+                functools.partial(self._generate_examples, first, tiles[first : first + step])
+                for first in range(0, len(tiles), step)
+            ]
+            for split, tiles in self.survey.splits.items()
+        }
+
+    def _generate_examples(self, first: int, tiles: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+        for key, tile in enumerate(tiles, first):
+            yield key, self._example(tile)
+            if self.on_tile is not None:
+                self.on_tile(tile)
+
+    def _example(self, tile: str) -> dict[str, Any]:
+        path = self.survey.images[tile]
+        raster = read_raster(path)
+        height, width = raster.valid.shape
+        mask = np.full((height, width), IGNORE, np.uint8)
+        if tile in self.survey.masks:
+            where = self.survey.masks[tile]
+            classes = read_raster(where, indices=True)
+            if classes.valid.shape != mask.shape:
+                raise UserError(
+                    f"{where}: tile {tile}: mask is {'x'.join(map(str, classes.valid.shape[::-1]))}, "
+                    f"image is {width}x{height} pixels; "
+                    "expected the same; was one of them resized?"
+                )
+            mask = self.survey.legend_file.class_ids(classes.pixels, str(where))
+            mask[~classes.valid] = IGNORE
+        # What has no data teaches nothing and is not scored.
+        mask[~raster.valid] = IGNORE
+        pixels = np.where(raster.valid[..., None], raster.pixels, raster.pixels.dtype.type(0))
+        image: Any = pixels
+        if datasets.is_picture(self.survey.bands):
+            image = path.read_bytes() if path.suffix.lower() in (".jpg", ".jpeg") else _png(pixels)
+        return {"tile_id": tile, "image": image, "mask": _png(mask)}
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
