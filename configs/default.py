@@ -20,7 +20,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     data.num_labelled_tiles = (
         0  # the first so many of train_split in an order by points.seed, the rest unused; 0 for all
     )
-    data.eval_split = "crossvali"  # scored in and after training; GLNet reports on these 207 tiles
+    data.eval_split = "crossvali"  # scored in and after training; GLNet reports on these 207 tiles; "" for no scores
     data.scale = 0.5  # training resolution: 1, 0.5 or 0.25 of the native one
     data.crop = 256  # side of a crop, pixels at the training scale
     data.anchored_share = 0.75  # share of crops laid around a labelled pixel, classes alike

@@ -47,7 +47,7 @@ def with_annotation(image: np.ndarray, annotation: Annotation, legend: Legend) -
     points, label = annotation.points, annotation.label
     if points is None:
         return np.where((label != IGNORE)[..., None], color_map(label, legend), image)
-    radius = max(image.shape) // 150
+    radius = max(2, max(image.shape) // 150)  # below 2 the ring leaves no colour
     drawn = Image.fromarray(image)
     draw = ImageDraw.Draw(drawn)
     for row, col, class_id in zip(points.row, points.col, points.class_id, strict=True):

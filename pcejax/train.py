@@ -49,7 +49,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
       4. records of later steps are dropped, and the plan starts at the state's step.
 
     Returns:
-      The scores of `config.data.eval_split`, as `evaluate.score_split` gives them.
+      The scores of `config.data.eval_split`, as `evaluate.score_split` gives them; {} where it is "": a
+      dataset of points alone has no mask to score.
 
     Raises:
       UserError: config, dataset and workdir do not fit, or the loss is not finite.
@@ -57,8 +58,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
     _check(config)
     runs.check_config(workdir, config)
     result = _finished(config, workdir)
-    if result:
-        print(f"{workdir}: done already, {config.train.num_steps} steps trained and scored", flush=True)
+    if result is not None:
+        scored = " and scored" if result else ""
+        print(f"{workdir}: done already, {config.train.num_steps} steps trained{scored}", flush=True)
         return result
     builder = datasets.open_dataset(config.data.name, config.data.data_dir)
     legend = datasets.legend_of(builder)
@@ -68,7 +70,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
     bands = datasets.bands_of(builder)
     map_image = tiled_inference.make_mapper(steps.make_eval_step(eval_model, bands), config)
     class_weights = _class_weights(config, num_logits)
-    eval_tile_ids = [tile.tile_id for tile in tiles.read(builder, config.data.eval_split)]
+    eval_tiles = tiles.read(builder, config.data.eval_split) if config.data.eval_split else []
+    eval_tile_ids = [tile.tile_id for tile in eval_tiles]
     tile_set = tiles.load(config, _print_decoding())
     input_pipeline.check(config, tile_set)
     about = about_run(tile_set, legend, bands)
@@ -148,7 +151,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
                     checkpoints.save(state, about)
     writer.close()
     # The last checkpoint is on disk: scores of the last step mean that nothing is left to do.
-    return score(state)
+    return score(state) if config.data.eval_split else {}
 
 
 def about_run(tile_set: tiles.TileSet, legend: Legend, bands: datasets.Bands) -> dict[str, Any]:
@@ -179,7 +182,12 @@ def about_run(tile_set: tiles.TileSet, legend: Legend, bands: datasets.Bands) ->
 
 
 def _finished(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any] | None:
-    """The scores of a run that has nothing left to do."""
+    """The scores of a run that has nothing left to do, {} where none are asked for; None of any other run."""
+    if not config.data.eval_split:
+        if not (workdir / "checkpoints").exists():
+            return None
+        with Checkpoints(workdir) as checkpoints:
+            return {} if checkpoints.latest_step() == config.train.num_steps else None
     path = runs.evaluation_path(workdir, config.data.eval_split)
     if not path.exists():
         return None
@@ -198,6 +206,11 @@ def _check(config: ml_collections.ConfigDict) -> None:
     ):
         if config.train[field] < least:
             raise UserError(f"train.{field}={config.train[field]}; expected {least} or more")
+    if config.train.eval_every_steps and not config.data.eval_split:
+        raise UserError(
+            f"train.eval_every_steps={config.train.eval_every_steps} with data.eval_split=''; expected a split to "
+            "score; name one, or set train.eval_every_steps to 0"
+        )
     if config.train.checkpoint_every_steps % config.train.log_every_steps:
         raise UserError(
             f"train.checkpoint_every_steps={config.train.checkpoint_every_steps}; expected a multiple of "

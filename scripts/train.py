@@ -17,7 +17,9 @@ def main() -> None:
     from pcejax import evaluate, report, train
 
     workdir = Path(_WORKDIR.value)
-    evaluate.print_scores(train.train_and_evaluate(_CONFIG.value, workdir))
+    scores = train.train_and_evaluate(_CONFIG.value, workdir)
+    if scores:
+        evaluate.print_scores(scores)
     print(
         f"run:     {workdir} (metrics.jsonl, tensorboard/, checkpoints/)\n"
         f"report:  {report.build_report(workdir)}\n"

@@ -69,7 +69,7 @@ def test_the_trees_are_taught_by_the_runs_points_and_scored_on_the_split(data_di
     # The first one by hand.
     colors, classes = [], []
     for tile in tiles.read(builder_of(config), "train"):
-        drawn = tiles.labels_of(tile, config, DEEPGLOBE)[1]
+        drawn = tiles.labels_of(tile, config, DEEPGLOBE).points
         colors.append(baselines.centred_color(tile.image())[drawn.row, drawn.col])
         classes.append(drawn.class_id)
     trees = ExtraTreesClassifier(10, class_weight="balanced", random_state=0)
@@ -98,16 +98,47 @@ def test_the_pixels_that_the_run_is_not_scored_on_are_not_scored_here(data_dir, 
     monkeypatch.setattr(metrics, "confusion_matrix", record)
     baselines.score_baselines(tmp_path, "train[:1]")
     assert len(scored) == 2
-    drawn = tiles.labels_of(tiles.read(builder_of(config), "train[:1]")[0], config, DEEPGLOBE)[1]
+    drawn = tiles.labels_of(tiles.read(builder_of(config), "train[:1]")[0], config, DEEPGLOBE).points
     for truth in scored:
         assert (truth == IGNORE).any()
         assert (truth[drawn.row // baselines.STRIDE, drawn.col // baselines.STRIDE] == IGNORE).all()
 
 
-def test_dense_masks_and_mixed_splits_are_refused(data_dir, tmp_path):
-    save_run(tmp_path / "dense", config_of(data_dir, **{"points.annotator": "dense"}))
-    with pytest.raises(UserError, match=r"points\.annotator='dense': the baselines are taught by points"):
-        baselines.score_baselines(tmp_path / "dense", "test")
-    save_run(tmp_path / "points", config_of(data_dir))
+@pytest.mark.parametrize("annotator", ["dense", "dense_balanced"])
+def test_dense_masks_are_refused(data_dir, tmp_path, annotator):
+    save_run(tmp_path, config_of(data_dir, **{"points.annotator": annotator}))
+    with pytest.raises(
+        UserError, match=f"points.annotator='{annotator}': the baselines are taught by few labels; take"
+    ):
+        baselines.score_baselines(tmp_path, "test")
+
+
+def test_mixed_splits_are_refused(data_dir, tmp_path):
+    save_run(tmp_path, config_of(data_dir))
     with pytest.raises(UserError, match="1 of 3 tiles taught the run"):
-        baselines.score_baselines(tmp_path / "points", "train[:1]+test")
+        baselines.score_baselines(tmp_path, "train[:1]+test")
+
+
+def test_strokes_and_patches_teach_too_so_many_pixels_a_tile_at_most(data_dir, tmp_path, monkeypatch):
+    config = config_of(data_dir, **{"points.annotator": "block", "points.block_px": 8, "data.num_labelled_tiles": 2})
+    save_run(tmp_path, config)
+    taught = []
+
+    class Trees(ExtraTreesClassifier):
+        def fit(self, samples, classes):
+            taught.append((samples, classes))
+            return super().fit(samples, classes)
+
+    monkeypatch.setattr(baselines, "ExtraTreesClassifier", lambda count, **rest: Trees(2, **rest))
+    baselines.score_baselines(tmp_path, "test")
+    expected = []
+    for tile in tiles.read_labelled(builder_of(config), config):
+        label = tiles.labels_of(tile, config, DEEPGLOBE, factor=1).label
+        expected.append((baselines.centred_color(tile.image())[label != IGNORE], label[label != IGNORE]))
+    assert len(expected) == 2
+    for got, wanted in zip(taught[0], zip(*expected, strict=True), strict=True):
+        np.testing.assert_array_equal(got, np.concatenate(wanted))
+    taught.clear()
+    monkeypatch.setattr(baselines, "MAX_SAMPLES", 20)
+    baselines.score_baselines(tmp_path, "test")
+    assert [len(classes) for _, classes in taught] == [2 * 20, 2 * 20]

@@ -27,7 +27,7 @@ STEPS, EVERY, LOGGED = 16, 4, 2
 def place(tmp_path_factory):
     """A folder with a prepared dataset, where the scripts are called."""
     folder = tmp_path_factory.mktemp("place")
-    sizes = ("--size=128", "--num_train=4", "--num_validation=2", "--num_test=2")
+    sizes = ("--size=128", "--num_train=4", "--num_validation=2", "--num_test=2", "--num_unlabelled=0")
     assert_ended_well(run_script(folder, "prepare_data", "--dataset=synthetic_v1", "--data_dir=data", *sizes))
     return folder
 
@@ -58,16 +58,15 @@ def run_script(place, script, *arguments, devices=1):
 
 
 def training(workdir, *overrides):
-    """The flags of a run; of two flags for one field the later one holds."""
+    """The flags of a run; a tile has 32 pixels a side at its scale. Of two flags for one field the later one holds."""
     return (
         f"--config={ROOT}/configs/quickstart.py:smoke",
         f"--workdir={workdir}",
         f"--config.data.name={DATASET}",
-        "--config.data.crop=32",
         "--config.model.depth=1",
         "--config.model.width=2",
-        "--config.inference.window=64",
-        "--config.inference.overlap=16",
+        "--config.inference.window=24",
+        "--config.inference.overlap=8",
         f"--config.train.num_steps={STEPS}",
         f"--config.train.checkpoint_every_steps={EVERY}",
         "--config.train.eval_every_steps=8",
@@ -173,9 +172,9 @@ def test_every_logged_step_is_there_once_and_in_order(uncut):
 def test_the_start_and_the_end_are_told(uncut):
     _, told = uncut
     for text in (
-        "devices: 1 x cpu, 8 crops each a step",
+        "devices: 1 x cpu, 16 crops each a step",
         "tiles: 4, ",
-        "labels: balanced, ",
+        "labels: 10 points per class and tile: ",
         "Total: ",
         f"train: steps {STEPS}/{STEPS}",
         "validation (across): mIoU",
@@ -221,6 +220,19 @@ def test_a_killed_run_that_goes_on_ends_as_one_that_was_never_cut(uncut, place):
     assert filecmp.cmp(workdir / "metrics.jsonl", uncut[0] / "metrics.jsonl", shallow=False)
     scores = [json.loads((run / "report" / "evaluation_validation.json").read_text()) for run in (workdir, uncut[0])]
     assert scores[0]["confusion_matrix"] == scores[1]["confusion_matrix"]
+
+
+def test_without_a_split_to_score_a_run_prints_no_scores_and_still_ends(place):
+    arguments = training("runs/unscored", "--config.data.eval_split=", "--config.train.eval_every_steps=0")
+    first, second = (run_script(place, "train", *arguments) for _ in range(2))
+    for ended in (first, second):
+        assert_ended_well(ended)
+        assert "mIoU" not in ended.stdout
+        assert "report:  runs/unscored/report/report.html" in ended.stdout
+    assert f"train: steps {STEPS}/{STEPS}" in first.stdout
+    assert f"done already, {STEPS} steps trained\n" in second.stdout
+    assert "train: steps" not in second.stdout
+    assert [path.name for path in (place / "runs" / "unscored" / "report").iterdir()] == ["report.html"]
 
 
 # After a run
@@ -275,9 +287,9 @@ def test_what_cannot_be_scored_or_mapped_is_told(uncut, place, script, arguments
     ("override", "devices", "told"),
     [
         ("--config.train.num_step=3", 1, ["no field 'num_step'", 'Did you mean "num_steps"']),
-        ("--config.data.crop=65", 1, ["data.crop=65 is larger than tile train_0000, 64x64", "expected at most 64"]),
+        ("--config.data.crop=33", 1, ["data.crop=33 is larger than tile train_0000, 32x32", "expected at most 32"]),
         ("--config.train.batch_size=7", 2, ["train.batch_size=7 on 2 devices", "set it to 6 or 8"]),
-        ("--config.data.device_memory_share=1e-9", 1, ["4 tiles of 64x64", "need 0.00 GB", "data.device_memory_share"]),
+        ("--config.data.device_memory_share=1e-9", 1, ["4 tiles of 32x32", "need 0.00 GB", "data.device_memory_share"]),
         ("--config.data.name=synthetic_v1/none", 1, ["'synthetic_v1/none': no prepared dataset", "prepare_data.py"]),
     ],
     ids=["field", "crop", "batch", "memory", "dataset"],

@@ -80,7 +80,7 @@ def test_scores_are_those_of_the_summed_matrix_and_are_written(data_dir, tmp_pat
 def test_the_majority_is_that_of_the_labels_not_of_the_split(data_dir, tmp_path):
     config = config_of(data_dir, **{"points.annotator": "uniform", "points.budget": 9})
     model = model_of(config, constant(0))
-    drawn = [tiles.labels_of(tile, config, DEEPGLOBE)[1] for tile in tiles.read(builder_of(config), "train")]
+    drawn = [tiles.labels_of(tile, config, DEEPGLOBE).points for tile in tiles.read(builder_of(config), "train")]
     majority = np.bincount(np.concatenate([p.class_id for p in drawn])).argmax()
     result = score(model, "test", tmp_path)
     assert result["majority_class"] == DEEPGLOBE.names[majority]
@@ -95,7 +95,7 @@ def test_within_clicked_tiles_the_points_and_a_buffer_around_them_are_not_scored
     assert result["protocol"] == "within"
     expected = np.zeros(7, np.int64)
     for tile in tiles.read(builder_of(config), "train[:2]"):
-        drawn = tiles.labels_of(tile, config, DEEPGLOBE)[1]
+        drawn = tiles.labels_of(tile, config, DEEPGLOBE).points
         rows, cols = np.indices((SIZE, SIZE))
         far = np.ones((SIZE, SIZE), bool)
         for row, col in zip(drawn.row, drawn.col, strict=True):

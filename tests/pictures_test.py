@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from pcejax import pictures
+from pcejax.annotators import Annotation
 from pcejax.legend import DEEPGLOBE, IGNORE
 from pcejax.points import Points
 
@@ -33,22 +34,47 @@ def test_confidence_is_black_at_zero_and_white_at_one():
     np.testing.assert_array_equal(shown[0], [[0] * 3, [127] * 3, [255] * 3, [255] * 3])
 
 
-@pytest.mark.parametrize("place", [(20, 30), (0, 0), (39, 59)])
-def test_a_point_is_drawn_where_it_is_in_the_colour_of_its_class(place):
-    image = grey(40, 60)
-    row, col = (np.array([v], np.int32) for v in place)
-    drawn = pictures.with_points(image, Points(row, col, np.array([4]), np.array([0])), DEEPGLOBE, radius=3)
+def annotation(label, points=None):
+    return Annotation(label, points, np.ones(7, np.float32), ())
+
+
+def points_of(*rows):
+    return Points(*np.array(rows, np.int32).reshape(-1, 4).T)
+
+
+@pytest.mark.parametrize(
+    ("shape", "place", "radius"),
+    [((40, 60), (20, 30), 2), ((450, 600), (20, 30), 4), ((450, 600), (0, 0), 4), ((450, 600), (449, 599), 4)],
+)
+def test_a_point_is_drawn_where_it_is_in_the_colour_of_its_class(shape, place, radius):
+    image = grey(*shape)
+    label = np.full(shape, IGNORE, np.uint8)
+    label[place] = 4
+    drawn = pictures.with_annotation(image, annotation(label, points_of((*place, 4, 0))), DEEPGLOBE)
     assert drawn.shape == image.shape
     assert tuple(drawn[place]) == DEEPGLOBE.colors[4]
     changed = np.argwhere((drawn != image).any(-1))
-    assert np.abs(changed - place).max() == 3
+    assert np.abs(changed - place).max() == radius
     assert (drawn == 0).all(-1).any()  # the ring
     assert (image == 100).all()  # the image that came in is left as it was
 
 
-def test_an_image_without_points_stays_the_same():
-    none = Points(*(np.zeros(0, np.int32) for _ in range(4)))
-    np.testing.assert_array_equal(pictures.with_points(grey(5, 6), none, DEEPGLOBE, 2), grey(5, 6))
+def test_strokes_and_patches_are_drawn_as_they_are():
+    image = grey(5, 6)
+    label = np.full((5, 6), IGNORE, np.uint8)
+    label[1:3, 2:5], label[4, 0] = 3, 0
+    drawn = pictures.with_annotation(image, annotation(label), DEEPGLOBE)
+    assert drawn.dtype == np.uint8
+    np.testing.assert_array_equal(drawn[1:3, 2:5], np.broadcast_to(DEEPGLOBE.colors[3], (2, 3, 3)))
+    assert tuple(drawn[4, 0]) == DEEPGLOBE.colors[0]
+    assert ((drawn == image).all(-1) == (label == IGNORE)).all()
+    assert (image == 100).all()
+
+
+@pytest.mark.parametrize("points", [None, points_of()], ids=["strokes", "points"])
+def test_an_image_without_labels_stays_the_same(points):
+    nothing = annotation(np.full((5, 6), IGNORE, np.uint8), points)
+    np.testing.assert_array_equal(pictures.with_annotation(grey(5, 6), nothing, DEEPGLOBE), grey(5, 6))
 
 
 def test_panels_lie_side_by_side_in_their_order():

@@ -53,6 +53,13 @@ def evaluation(split="test", **changes):
         "miou_interval_over_tiles": [0.31234, 0.91234],
         "majority_class": "water",
         "majority_miou": 0.11234,
+        "points": {
+            "labelled_share": 0.00123456,
+            "labels_per_tile": [17, 28],
+            "label_counts": {"water": 61, "barren": 0, "forest": 19},
+            "point_counts": {},
+            "underfull": {},
+        },
     }
     return scores | changes
 
@@ -81,8 +88,25 @@ def test_the_page_holds_the_scores_of_every_split(tmp_path):
     assert "Split test" in page.text
     assert "Split train[:2]" in page.text
     assert "no tile of it taught the run" in page.text
-    assert "the clicked tiles, less a buffer around the points" in page.text
+    assert "the tiles that taught the run, less their labels and a buffer around them" in page.text
     assert "4 tiles of synthetic_v1/64px/1.0.0" in page.text
+
+
+def test_the_page_tells_what_taught_the_run(tmp_path):
+    drawn = evaluation()
+    told = "taught by 0.1235% of its tiles' pixels, 17 to 28 a tile: water 61, forest 19."
+    assert told in page_of(make_workdir(tmp_path, drawn, name="drawn")).text
+    clicked = {"point_counts": {"water": 5, "forest": 8}, "underfull": {"forest": 3}}
+    text = page_of(make_workdir(tmp_path, drawn | {"points": drawn["points"] | clicked}, name="clicked")).text
+    assert (
+        "water 61, forest 19; points clicked: water 5, forest 8; fewer points than the budget, on so many tiles: "
+        "forest 3." in text
+    )
+
+
+def test_a_fit_is_called_no_test(tmp_path):
+    page = page_of(make_workdir(tmp_path, evaluation("train", protocol="fit")))
+    assert "the tiles whose dense masks taught the run: no test of anything" in page.text
 
 
 @pytest.mark.parametrize(("num_tiles", "descriptive"), [(19, True), (20, False)])
@@ -124,14 +148,22 @@ def test_pictures_and_curves_are_inside_the_page(tmp_path):
 def test_the_page_tells_the_config_and_the_machine(tmp_path):
     page = page_of(make_workdir(tmp_path, evaluation()))
     assert "4 points per class and tile (point seed 0)" in page.text
-    assert "6 steps of 8 crops of 32 pixels at scale 1.0" in page.text
+    assert "6 steps of 16 crops of 32 pixels at scale 1.0" in page.text
     assert '"annotator": "balanced"' in page.text
     assert '"devices": "2 x cpu"' in page.text
 
 
 @pytest.mark.parametrize(
     ("annotator", "told"),
-    [("uniform", "4 points per tile"), ("dense", "taught by dense masks"), ("balanced", "4 points")],
+    [
+        ("uniform", "taught by 4 points per tile ("),
+        ("balanced", "taught by 4 points per class and tile ("),
+        ("component", "taught by 4 points per connected component of at least 400 px ("),
+        ("scribble", "taught by a stroke of 5 px along 50% of each connected component of at least 400 px ("),
+        ("block", "taught by a block of 64x64 px per class and tile ("),
+        ("dense", "taught by dense masks ("),
+        ("dense_balanced", "taught by dense masks, the classes of a tile weighted alike ("),
+    ],
 )
 def test_the_unit_of_the_budget_is_told(tmp_path, annotator, told):
     assert told in page_of(make_workdir(tmp_path, **{"points.annotator": annotator})).text
@@ -145,9 +177,10 @@ def test_drawn_scenes_are_called_drawn(tmp_path):
 
 def test_names_are_text_and_never_markup(tmp_path):
     evil = "<script>alert(1)</script>&amp;"
+    counts = {"label_counts": {evil: 1}, "point_counts": {evil: 1}, "underfull": {evil: 1}}
     workdir = make_workdir(
         tmp_path,
-        evaluation(dataset=evil, majority_class=evil, iou={evil: 0.5}),
+        evaluation(dataset=evil, majority_class=evil, iou={evil: 0.5}, points=evaluation()["points"] | counts),
         name="<b>run",
         **{"data.data_dir": evil},
     )
@@ -155,7 +188,7 @@ def test_names_are_text_and_never_markup(tmp_path):
     save_image(runs.pictures_folder(workdir, "test") / "<i>&'.png", (4, 4))
     page = page_of(workdir)
     assert not {"script", "b", "i"} & set(page.tags)
-    assert page.text.count(evil) == 5  # dataset, header, majority, baseline, config
+    assert page.text.count(evil) == 8  # dataset, three counts, header, majority, baseline, config
     assert "<b>run" in page.text
     assert "<i>&': image" in page.text
 

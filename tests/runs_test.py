@@ -20,11 +20,9 @@ def test_a_workdir_tells_config_and_machine(tmp_path):
     workdir = tmp_path / "a" / "run"
     runs.open_workdir(workdir, config_of())
     assert sorted(path.name for path in workdir.iterdir()) == ["config.json", "manifest.json"]
-    assert json.loads((workdir / "config.json").read_text())["points"] == {
-        "annotator": "balanced",
-        "budget": 50,
-        "seed": 0,
-    }
+    written = json.loads((workdir / "config.json").read_text())
+    assert written == json.loads(json.dumps(config_of().to_dict()))
+    assert (written["points"]["annotator"], written["points"]["budget"]) == ("balanced", 50)
     manifest = json.loads((workdir / "manifest.json").read_text())
     assert manifest["command"] == sys.argv
     assert manifest["devices"] == "2 x cpu"
@@ -49,7 +47,8 @@ def test_the_manifest_tells_the_commit_or_nothing(tmp_path, monkeypatch):
 
 
 def test_the_config_comes_back_locked_and_equal(tmp_path):
-    config = config_of(**{"optimizer.learning_rate": 1 / 3, "loss.class_weights": (1.0, 2.0)})
+    nested = {"loss.class_weights": (1.0, 2.0), "points.label_confusion": ((0.0, 1.0), (1.0, 0.0))}
+    config = config_of(**{"optimizer.learning_rate": 1 / 3, **nested})
     runs.open_workdir(tmp_path, config)
     read = runs.read_config(tmp_path)
     assert json.loads(read.to_json()) == json.loads(config.to_json())
@@ -60,9 +59,10 @@ def test_the_config_comes_back_locked_and_equal(tmp_path):
 
 
 def test_the_same_config_goes_on(tmp_path):
+    nested = {"loss.class_weights": (1.0, 2.0), "points.label_confusion": ((0.0, 1.0), (1.0, 0.0))}
     runs.check_config(tmp_path / "new", config_of())
-    runs.open_workdir(tmp_path, config_of(**{"loss.class_weights": (1.0, 2.0)}))
-    runs.check_config(tmp_path, config_of(**{"loss.class_weights": (1.0, 2.0)}))
+    runs.open_workdir(tmp_path, config_of(**nested))
+    runs.check_config(tmp_path, config_of(**nested))
     assert not (tmp_path / "new").exists()
 
 

@@ -1,5 +1,7 @@
 """The loop in this process: what it refuses, how often it compiles, where it stops."""
 
+import itertools
+
 import jax
 import pytest
 from runs_for_tests import config_of, prepare, state_of
@@ -30,16 +32,25 @@ def run(data_dir, workdir, **overrides):
     return train.train_and_evaluate(config_of(data_dir, **overrides), workdir)
 
 
+def latest_step(workdir):
+    with Checkpoints(workdir) as checkpoints:
+        return checkpoints.latest_step()
+
+
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
         ({"data.train_split": "trian"}, r"split 'trian' .* expected one of \['test', 'train', "),
         ({"data.eval_split": "tset"}, r"split 'tset' .* expected one of"),
-        ({"data.eval_split": ""}, r"split ''"),
+        (
+            {"data.eval_split": "", "train.eval_every_steps": 2},
+            r"eval_every_steps=2 with data.eval_split=''; expected a",
+        ),
         ({"data.eval_split": "test+train[:1]"}, r"1 of 3 tiles taught the run and the others did not"),
         (
             {"points.annotator": "expert"},
-            r"points.annotator='expert'; expected one of \['uniform', 'balanced', 'dense'\]",
+            r"points.annotator='expert'; expected one of \['uniform', 'balanced', 'component', 'scribble', 'block', "
+            r"'dense', 'dense_balanced'\]",
         ),
         ({"points.budget": 0}, r"points.budget=0; expected 1 or more"),
         ({"train.batch_size": 0}, r"train.batch_size=0 .*set it to 2"),
@@ -128,6 +139,31 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint_before(
     monkeypatch.setattr(train.metrics, "compute", finite_then_not)
     with pytest.raises(UserError, match=r"steps 3 to 4: not finite: .*'loss': nan.*lower optimizer.learning_rate"):
         run(data_dir, tmp_path)
-    with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.latest_step() == 2
+    assert latest_step(tmp_path) == 2
     assert [record["step"] for record in writers.read_lines(tmp_path / "metrics.jsonl")] == [2]
+
+
+def test_a_run_without_a_split_to_score_trains_scores_nothing_and_is_done(data_dir, tmp_path, monkeypatch, capsys):
+    unscored = {"data.eval_split": "", "train.num_steps": 4}
+    monkeypatch.setattr(train.evaluate, "score_split", None)
+    plans = train.input_pipeline.plans
+
+    def cut_plans(*arguments):
+        yield from itertools.islice(plans(*arguments), 3)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.input_pipeline, "plans", cut_plans)
+    with pytest.raises(KeyboardInterrupt):
+        run(data_dir, tmp_path, **unscored)
+    assert latest_step(tmp_path) == 2
+    monkeypatch.setattr(train.input_pipeline, "plans", plans)
+    capsys.readouterr()
+    assert run(data_dir, tmp_path, **unscored) == {}
+    told = capsys.readouterr().out
+    assert "resumed at step 2 of 4" in told
+    assert "done already" not in told
+    assert latest_step(tmp_path) == 4
+
+    monkeypatch.setattr(train.tiles, "load", None)
+    assert run(data_dir, tmp_path, **unscored) == {}
+    assert capsys.readouterr().out == f"{tmp_path}: done already, 4 steps trained\n"
