@@ -41,4 +41,6 @@ def create_train_state(
         params, batch_stats = variables["params"], variables.get("batch_stats", {})
         return TrainState(jnp.int32(0), params, batch_stats, tx.init(params), params, batch_stats)
 
-    return jax.jit(init)(named_key(key, "init"))
+    # Compiled for a CPU as it stands: to optimise a program that runs once takes seconds.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(init, compiler_options=options)(named_key(key, "init"))

@@ -82,10 +82,12 @@ def test_the_majority_is_that_of_the_labels_not_of_the_split(data_dir, tmp_path)
     model = model_of(config, constant(0))
     drawn = [tiles.labels_of(tile, config, DEEPGLOBE).points for tile in tiles.read(builder_of(config), "train")]
     majority = np.bincount(np.concatenate([p.class_id for p in drawn])).argmax()
-    result = score(model, "test", tmp_path)
-    assert result["majority_class"] == DEEPGLOBE.names[majority]
-    there = score(model._replace(map_image=constant(majority)), "test", tmp_path)
-    assert result["majority_miou"] == there["miou"] == there["majority_miou"]
+    for split in ("test", "train"):  # the one without unknown pixels, the other with
+        result = score(model, split, tmp_path)
+        assert result["majority_class"] == DEEPGLOBE.names[majority]
+        there = score(model._replace(map_image=constant(majority)), split, tmp_path)
+        assert result["majority_miou"] == there["miou"] == there["majority_miou"]
+    assert np.sum(result["confusion_matrix"], 1)[6] > 0
 
 
 @pytest.mark.parametrize("buffer_px", [0, 3])

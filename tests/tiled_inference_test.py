@@ -160,7 +160,7 @@ def test_the_mapper_gives_logits_at_native_resolution_for_images_of_any_size_fro
     [
         ({"overlap": 16}, "inference.overlap=16; expected 0 to below inference.window=16"),
         ({"overlap": -1}, "inference.overlap=-1"),
-        ({"batch_size": 3}, "inference.batch_size=3 is not divisible by 2 devices"),
+        ({"batch_size": 3}, "inference.batch_size=3 on 2 devices; expected a multiple of 2"),
         ({"scale": 0.3}, "data.scale=0.3; expected 1, 0.5 or 0.25"),
     ],
 )

@@ -167,3 +167,30 @@ def test_a_run_without_a_split_to_score_trains_scores_nothing_and_is_done(data_d
     monkeypatch.setattr(train.tiles, "load", None)
     assert run(data_dir, tmp_path, **unscored) == {}
     assert capsys.readouterr().out == f"{tmp_path}: done already, 4 steps trained\n"
+
+
+def test_a_checkpoint_follows_all_records_of_its_step_and_comes_before_the_last_scores(data_dir, tmp_path, monkeypatch):
+    """So that a run that is cut while it scores misses no record, and one that has its last scores has all."""
+    on_disk = []
+
+    def score_split(model, builder, split, workdir):
+        on_disk.append((model.step, (tmp_path / "checkpoints" / str(model.step)).exists()))
+        if len(on_disk) == 1:
+            raise KeyboardInterrupt
+        return {"miou": 0.5}
+
+    monkeypatch.setattr(train.evaluate, "score_split", score_split)
+    with pytest.raises(KeyboardInterrupt):
+        run(data_dir, tmp_path, **{"train.eval_every_steps": 2})
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() is None
+    assert run(data_dir, tmp_path, **{"train.eval_every_steps": 2}) == {"miou": 0.5}
+    assert on_disk == [(2, False), (2, False), (4, False), (6, True)]
+    records = writers.read_lines(tmp_path / "metrics.jsonl")
+    assert [(record["step"], "miou" in record) for record in records] == [
+        (2, False),
+        (2, True),
+        (4, False),
+        (4, True),
+        (6, False),
+    ]
