@@ -17,13 +17,13 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     data.name = "deepglobe"  # prepared dataset: "deepglobe" or "<builder>/<config>"
     data.data_dir = "data"  # folder that scripts/prepare_data.py filled
     data.train_split = "train"  # split, or slices such as "train[:6]+train[8:]"
-    data.num_labelled_tiles = (
-        0  # the first so many of train_split in an order by points.seed, the rest unused; 0 for all
-    )
+    data.num_labelled_tiles = 0  # the first so many of train_split in an order by points.seed; 0 for all
+    data.unlabelled_split = ""  # split whose tiles give crops without any label; "" for none
     data.eval_split = "crossvali"  # scored in and after training; GLNet reports on these 207 tiles; "" for no scores
     data.scale = 0.5  # training resolution: 1, 0.5 or 0.25 of the native one
     data.crop = 256  # side of a crop, pixels at the training scale
-    data.anchored_share = 0.75  # share of crops laid around a labelled pixel, classes alike
+    data.anchored_share = 0.75  # share of the labelled tiles' crops laid around a labelled pixel, classes alike
+    data.unlabelled_share = 0.0  # share of the batch cut from unlabelled_split
     data.device_memory_share = 0.6  # of a device's memory, the most that resident tiles may take
 
     config.points = points = ml_collections.ConfigDict()
@@ -49,6 +49,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     augment.dihedral_moves = True  # flips and quarter turns: overhead imagery has no up
     augment.brightness = 0.2  # factor exp(+-0.2) on all bands
     augment.color = 0.1  # factor exp(+-0.1) on each band
+    augment.contrast = 0.0  # factor exp(+-contrast) on the distance from the crop's mean
+    augment.hue = 0.0  # turns of the colours about grey, at most; for three bands alone
+    augment.blur = 0.0  # share of the crops that are blurred, by up to 1.5 pixels
 
     config.model = model = ml_collections.ConfigDict()
     model.depth = 4  # times down; 2448 = 16 * 153, so 4 needs no padding at full resolution

@@ -40,12 +40,22 @@ def find_anchors(labels: list[np.ndarray], seed: int) -> Anchors:
 
 
 def make_plan(
-    step: int, *, seed: int, batch: int, crop: int, sizes: np.ndarray, anchors: Anchors, anchored_share: float
+    step: int,
+    *,
+    seed: int,
+    batch: int,
+    crop: int,
+    sizes: np.ndarray,
+    anchors: Anchors,
+    anchored_share: float,
+    num_labelled: int,
+    unlabelled_share: float,
 ) -> np.ndarray:
     """The global batch of `step`: int32 `[batch, 4]`, a row (tile, row, col, seed) for each crop.
 
-    `round(batch * anchored_share)` crops hold an anchor: its class is drawn first, all classes alike,
-    then one of its anchors, then the crop's place around it. The others lie anywhere on any tile.
+    `round(batch * unlabelled_share)` crops lie anywhere on tiles without labels. `round(anchored_share * others)` of
+    the others hold an anchor: its class is drawn first, all classes alike, then one of its anchors, then the crop's
+    place around it. The rest lie anywhere on any labelled tile.
 
     Args:
       step: counts from 0.
@@ -54,16 +64,21 @@ def make_plan(
       crop: side of a crop, pixels at the training scale.
       sizes: int `[tiles, 2]`, height and width of each tile.
       anchors: what `find_anchors` found.
-      anchored_share: share of the crops laid around an anchor, in [0, 1].
+      anchored_share: share of the labelled tiles' crops that are laid around an anchor, in [0, 1].
+      num_labelled: tiles with labels, which come first.
+      unlabelled_share: share of the crops cut from the tiles after them, in [0, 1].
     """
     rng = np.random.default_rng([seed, 0, step])
-    tile = rng.integers(0, len(sizes), batch)
+    tile = rng.integers(0, num_labelled, batch)
+    # Spread over the rows, so that every device gets its share.
+    place_in_turn = rng.permutation(batch)
+    unlabelled = place_in_turn >= batch - round(batch * unlabelled_share)
+    anchored = place_in_turn < round(np.count_nonzero(~unlabelled) * anchored_share)
+    tile[unlabelled] = rng.integers(num_labelled, len(sizes), np.count_nonzero(unlabelled))
     corner = rng.random((batch, 2)) * (sizes[tile] - crop + 1)
     class_index = rng.integers(0, len(anchors.by_class), batch)
     pick = rng.random(batch)
     offset = rng.random((batch, 2)) * crop
-    # Spread over the rows, so that every device gets its share.
-    anchored = rng.permutation(batch) < round(batch * anchored_share)
     for index in np.flatnonzero(anchored):
         candidates = anchors.by_class[class_index[index]]
         tile[index], *place = candidates[int(pick[index] * len(candidates))]
@@ -77,13 +92,15 @@ class _PlanSource:
 
     def __init__(self, config: ml_collections.ConfigDict, tile_set: tiles.TileSet):
         self._num_steps = config.train.num_steps
-        self._sizes = np.array([label.shape for label in tile_set.labels])
+        self._sizes = np.array([image.shape[:2] for image in tile_set.images])
         self._arguments = {
             "seed": config.seed,
             "batch": config.train.batch_size,
             "crop": config.data.crop,
             "anchors": find_anchors(tile_set.labels, config.seed),
             "anchored_share": config.data.anchored_share,
+            "num_labelled": len(tile_set.labels),
+            "unlabelled_share": config.data.unlabelled_share,
         }
 
     def __len__(self) -> int:
@@ -97,17 +114,25 @@ def check(config: ml_collections.ConfigDict, tile_set: tiles.TileSet) -> None:
     """Checks that plans can be made.
 
     Raises:
-      UserError: a crop is larger than a tile, or the anchored share is no share.
+      UserError: a crop is larger than a tile, or a share is no share.
     """
-    for tile_id, label in zip(tile_set.tile_ids, tile_set.labels, strict=True):
-        if min(label.shape) < config.data.crop:
-            height, width = label.shape
+    unlabelled = len(tile_set.images) - len(tile_set.tile_ids)
+    names = [f"tile {tile_id}" for tile_id in tile_set.tile_ids] + ["an unlabelled tile"] * unlabelled
+    for name, image in zip(names, tile_set.images, strict=True):
+        height, width = image.shape[:2]
+        if min(height, width) < config.data.crop:
             raise UserError(
-                f"data.crop={config.data.crop} is larger than tile {tile_id}, {height}x{width} pixels at "
-                f"data.scale={config.data.scale}; expected at most {min(label.shape)}"
+                f"data.crop={config.data.crop} is larger than {name}, {height}x{width} pixels at "
+                f"data.scale={config.data.scale}; expected at most {min(height, width)}"
             )
-    if not 0.0 <= config.data.anchored_share <= 1.0:
-        raise UserError(f"data.anchored_share={config.data.anchored_share}; expected a share from 0 to 1")
+    for field in ("anchored_share", "unlabelled_share"):
+        if not 0.0 <= config.data[field] <= 1.0:
+            raise UserError(f"data.{field}={config.data[field]}; expected a share from 0 to 1")
+    if bool(config.data.unlabelled_share) != bool(config.data.unlabelled_split):
+        raise UserError(
+            f"data.unlabelled_share={config.data.unlabelled_share} and data.unlabelled_split="
+            f"{config.data.unlabelled_split!r}; expected both or none: how many crops, and of which tiles"
+        )
 
 
 def plans(config: ml_collections.ConfigDict, tile_set: tiles.TileSet, first_step: int) -> Iterator[np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -29,6 +29,7 @@ def make_train_step(
     loss: Callable[..., tuple[jax.Array, jax.Array]],
     augment: Callable[..., tuple[jax.Array, jax.Array]],
     *,
+    class_names: Sequence[str],
     crop: int,
     ema_decay: float,
     bands: datasets.Bands = datasets.RGB,
@@ -41,6 +42,7 @@ def make_train_step(
       loss: `(logits, labels, label_mask, class_weights=...) -> (sum, weight)`; its mask is float32: at labelled
         pixels the weight of the class on the crop's tile, 0 elsewhere.
       augment: `(keys, image, label) -> (image, label)`.
+      class_names: of the logits' classes.
       crop: side of a crop, pixels.
       bands: of the images.
       ema_decay: of the running mean of the parameters, approached from below over the first steps.
@@ -73,10 +75,12 @@ def make_train_step(
         (loss_sum, (weight_sum, correct, batch_stats)), grads = jax.value_and_grad(local_sum, has_aux=True)(
             state.params
         )
-        labelled, unlabelled_crops = jnp.sum(label_mask), jnp.sum(~label_mask.any((1, 2)))
-        grads, loss_sum, weight_sum, correct, labelled, unlabelled_crops, crops = jax.lax.psum(
-            (grads, loss_sum, weight_sum, correct, labelled, unlabelled_crops, len(plan)), parallel.AXIS
+        labelled_of_class = [jnp.sum(label == class_id) for class_id in range(len(class_names))]
+        unlabelled_crops = jnp.sum(~label_mask.any((1, 2)))
+        grads, loss_sum, weight_sum, correct, labelled_of_class, unlabelled_crops, crops = jax.lax.psum(
+            (grads, loss_sum, weight_sum, correct, labelled_of_class, unlabelled_crops, len(plan)), parallel.AXIS
         )
+        labelled = sum(labelled_of_class)
         # No labelled pixel in the whole batch: sum and gradient are 0, and so is what they are divided by.
         safe_weight = jnp.where(weight_sum > 0, weight_sum, 1)
         grads = jax.tree.map(lambda grad: grad / safe_weight.astype(grad.dtype), grads)
@@ -100,6 +104,10 @@ def make_train_step(
             "accuracy": Average(correct, labelled),
             "grad_norm": Average(optax.tree.norm(grads), jnp.float32(1)),
             "labelled_pixels": Average(labelled, jnp.float32(1)),
+            **{
+                f"labelled_pixels/{name}": Average(count, jnp.float32(1))
+                for name, count in zip(class_names, labelled_of_class, strict=True)
+            },
             "unlabelled_crops": Average(unlabelled_crops, crops),
         }
         return new_state, measured

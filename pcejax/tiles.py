@@ -52,7 +52,7 @@ class TileSet(NamedTuple):
     """The training tiles of a run on the host: what `place` puts on the device, and who they are."""
 
     tile_ids: list[str]
-    images: list[np.ndarray]  # [h, w, bands] in the bands' type, at the training scale
+    images: list[np.ndarray]  # [h, w, bands] in the bands' type, at the training scale; unlabelled tiles' at the end
     labels: list[np.ndarray]  # uint8 [h, w], class id or IGNORE
     weights: list[np.ndarray]  # float32 [C], class weights of each tile
     points: list[Points | None]  # as clicked; None for annotators that click none
@@ -201,20 +201,33 @@ def load(config: ml_collections.ConfigDict, on_tile: Callable[[int, int], None] 
     legend = datasets.legend_of(builder)
     label_options.confusion(options, legend)
     raw = read_labelled(builder, config)
+    unlabelled = read(builder, config.data.unlabelled_split) if config.data.unlabelled_split else []
+    both = sorted({tile.tile_id for tile in raw} & {tile.tile_id for tile in unlabelled})
+    if both:
+        raise UserError(
+            f"data.unlabelled_split={config.data.unlabelled_split!r}: tile {both[0]} is labelled, as a tile of "
+            f"data.train_split={config.data.train_split!r}; expected other tiles"
+        )
     factor = reduction(config.data.scale)
-    shapes = [tile.shape() for tile in raw]
+    shapes = [tile.shape() for tile in (*raw, *unlabelled)]
     height, width = (max(-(-shape[axis] // factor) for shape in shapes) for axis in (0, 1))
-    _check_fit(len(raw), height, width, raw[0].bands, config)
+    _check_fit(len(shapes), height, width, raw[0].bands, config)
 
-    def decode(tile: RawTile) -> tuple[np.ndarray, Annotation]:
-        return reduce_image(tile.image(), factor), labels_of(tile, config, legend)
+    def decode(tile: RawTile) -> np.ndarray:
+        return reduce_image(tile.image(), factor)
+
+    def decode_labelled(tile: RawTile) -> tuple[np.ndarray, Annotation]:
+        return decode(tile), labels_of(tile, config, legend)
 
     images, annotations = [], []
     with ThreadPoolExecutor(DECODER_THREADS) as pool:
-        for image, annotation in pool.map(decode, raw):
+        for image, annotation in pool.map(decode_labelled, raw):
             images.append(image)
             annotations.append(annotation)
-            on_tile(len(images), len(raw))
+            on_tile(len(images), len(shapes))
+        for image in pool.map(decode, unlabelled):
+            images.append(image)
+            on_tile(len(images), len(shapes))
     labels, clicked, weights, underfull = (list(field) for field in zip(*annotations, strict=True))
     if all((label == IGNORE).all() for label in labels):
         raise UserError(
@@ -236,16 +249,19 @@ def _check_fit(count: int, height: int, width: int, bands: datasets.Bands, confi
 
 def place(tile_set: TileSet) -> Tiles:
     """The tiles on every local device, padded to the largest."""
-    height, width = (max(label.shape[axis] for label in tile_set.labels) for axis in (0, 1))
+    count = len(tile_set.images)
+    height, width = (max(image.shape[axis] for image in tile_set.images) for axis in (0, 1))
 
     def pad(arrays: list[np.ndarray], value: int) -> np.ndarray:
-        stacked = np.full((len(arrays), height, width, *arrays[0].shape[2:]), value, arrays[0].dtype)
-        for target, array in zip(stacked, arrays, strict=True):
+        stacked = np.full((count, height, width, *arrays[0].shape[2:]), value, arrays[0].dtype)
+        for target, array in zip(stacked, arrays, strict=False):
             target[: array.shape[0], : array.shape[1]] = array
         return stacked
 
     images, labels = pad(tile_set.images, 0), pad(tile_set.labels, IGNORE)
-    return parallel.replicate(Tiles(images, labels, np.stack(tile_set.weights)))  # type: ignore[arg-type]
+    weights = np.ones((count, len(tile_set.weights[0])), np.float32)
+    weights[: len(tile_set.weights)] = tile_set.weights
+    return parallel.replicate(Tiles(images, labels, weights))  # type: ignore[arg-type]
 
 
 def cut(tiles: Tiles, plan: jax.Array, size: int) -> Batch:

@@ -101,6 +101,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
                     focal_gamma=config.loss.focal_gamma,
                 ),
                 functools.partial(augment.augment, **config.augment),
+                class_names=legend.names[:num_logits],
                 crop=config.data.crop,
                 ema_decay=config.train.ema_decay,
                 bands=bands,

@@ -5,13 +5,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 
 from configs import default
+from pcejax import augment as augment_module
 from pcejax.augment import augment, dihedral, photometric
+from pcejax.errors import UserError
 from pcejax.legend import IGNORE
 
 SIZE = 6
-run = functools.partial(jax.jit, static_argnames=("dihedral_moves", "brightness", "color"))(augment)
+LIGHT = ("brightness", "color", "contrast", "hue", "blur")
+run = functools.partial(jax.jit, static_argnames=("dihedral_moves", *LIGHT))(augment)
 STILL = {"dihedral_moves": True, "brightness": 0.0, "color": 0.0}
 
 
@@ -141,3 +145,52 @@ def test_factors_are_one_of_all_bands_and_one_of_each_within_their_bounds(bright
     assert spread.max() <= 2 * color + 1e-5
     assert spread.max() >= color * 1.5
     assert abs(exponent.mean()) < 0.05 * (1 + brightness)
+
+
+DULL = {"brightness": 0.0, "color": 0.0}
+
+
+def test_contrast_scales_the_distance_from_each_bands_mean():
+    image, _ = random_crops(60)
+    image = 0.4 + 0.1 * image
+    new = np.asarray(photometric(keys_of(60), image, **DULL, contrast=0.5))
+    old, centre = np.asarray(image), np.asarray(image).mean((1, 2), keepdims=True)
+    factor = (new - centre).std((1, 2, 3)) / (old - centre).std((1, 2, 3))
+    np.testing.assert_allclose(new, centre + factor[:, None, None, None] * (old - centre), atol=1e-5)
+    assert 0.4 < np.abs(np.log(factor)).max() <= 0.5 + 1e-5
+    assert abs(np.log(factor).mean()) < 0.15
+
+
+def test_hue_turns_colours_about_grey_and_leaves_grey():
+    image, _ = random_crops(60)
+    image = 0.4 + 0.1 * image
+    image = image.at[:, 0].set(image[:, 0, :, :1])
+    new, old = np.asarray(photometric(keys_of(60), image, **DULL, hue=0.1)), np.asarray(image)
+    np.testing.assert_allclose(new[:, 0], old[:, 0], atol=1e-5)
+    np.testing.assert_allclose(new.sum(-1), old.sum(-1), atol=1e-5)
+    colour, new_colour = (x[:, 1:] - x[:, 1:].mean(-1, keepdims=True) for x in (old, new))
+    cosine = (colour * new_colour).sum((1, 2, 3)) / (colour**2).sum((1, 2, 3))
+    np.testing.assert_allclose((new_colour**2).sum(-1), (colour**2).sum(-1), atol=1e-5)
+    turns = np.arccos(np.clip(cosine, -1, 1)) / (2 * np.pi)
+    assert 0.08 < turns.max() <= 0.1 + 1e-3
+
+
+def test_hue_needs_three_bands():
+    with pytest.raises(UserError, match=r"augment.hue=0.1 on 5 bands; expected three"):
+        photometric(keys_of(2), jnp.zeros((2, 4, 4, 5)), **DULL, hue=0.1)
+
+
+def test_blur_is_a_gaussian_of_some_width_on_its_share_of_the_images():
+    rng = np.random.default_rng(0)
+    image = jnp.asarray(rng.random((80, 12, 12, 1)), jnp.float32)
+    new = np.asarray(photometric(keys_of(80), image, **DULL, blur=0.5))
+    changed = np.abs(new - np.asarray(image)).max((1, 2, 3)) > 1e-3
+    assert 25 < changed.sum() < 55
+    np.testing.assert_allclose(new[~changed], np.asarray(image)[~changed], atol=1e-3)
+    widths = np.linspace(0.1, augment_module.MAX_BLUR, 141)
+    for before, after in zip(np.asarray(image)[changed], new[changed], strict=True):
+        errors = [
+            np.abs(scipy.ndimage.gaussian_filter(before[..., 0], width, mode="nearest", radius=3) - after[..., 0]).max()
+            for width in widths
+        ]
+        assert min(errors) < 1e-2

@@ -33,6 +33,8 @@ def plan_of(labels, step=0, seed=0, batch=64, crop=CROP, share=0.75):
         sizes=np.array([label.shape for label in labels]),
         anchors=find_anchors(labels, seed),
         anchored_share=share,
+        num_labelled=len(labels),
+        unlabelled_share=0.0,
     )
 
 
@@ -200,3 +202,42 @@ def test_check_accepts_what_fits():
 def test_check_refuses(overrides, told):
     with pytest.raises(UserError, match=told):
         input_pipeline.check(*make_run(**overrides))
+
+
+def test_a_share_of_the_crops_is_cut_from_the_tiles_without_labels():
+    labels = sparse_labels()
+    sizes = np.array([*SIZES, (50, 50), (64, 40)])
+    plans = [
+        make_plan(
+            step,
+            seed=0,
+            batch=16,
+            crop=CROP,
+            sizes=sizes,
+            anchors=find_anchors(labels, 0),
+            anchored_share=0.5,
+            num_labelled=3,
+            unlabelled_share=0.25,
+        )
+        for step in range(100)
+    ]
+    rows = np.concatenate(plans)
+    assert all((plan[:, 0] >= 3).sum() == 4 for plan in plans)
+    assert set(rows[:, 0]) == {0, 1, 2, 3, 4}
+    assert (rows[:, 1:3] + CROP <= sizes[rows[:, 0]]).all()
+    holding = [(labels[t][r : r + CROP, c : c + CROP] != IGNORE).any() for t, r, c, _ in rows if t < 3]
+    assert np.mean(holding) >= 0.5
+    # Not always the same rows, which are the same device's.
+    assert len({tuple(plan[:, 0] >= 3) for plan in plans}) > 50
+
+
+@pytest.mark.parametrize("overrides", [{"data.unlabelled_share": 0.5}, {"data.unlabelled_split": "unlabelled"}])
+def test_unlabelled_crops_need_a_share_and_a_split(overrides):
+    with pytest.raises(UserError, match="expected both or none"):
+        input_pipeline.check(*make_run(**overrides))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_an_unlabelled_share_is_a_share(share):
+    with pytest.raises(UserError, match=f"data.unlabelled_share={share}; expected a share"):
+        input_pipeline.check(*make_run(**{"data.unlabelled_share": share, "data.unlabelled_split": "unlabelled"}))

@@ -50,6 +50,7 @@ def make_parts(norm, dtype="float64", loss=losses.partial_cross_entropy):
         tx,
         loss,
         functools.partial(augment.augment, **config.augment),
+        class_names=[f"class{index}" for index in range(CLASSES)],
         crop=CROP,
         ema_decay=0.9,
     )
