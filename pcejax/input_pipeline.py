@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import grain.python as grain
+import jax
 import ml_collections
 import numpy as np
 
-from pcejax import tiles
+from pcejax import parallel, tiles
 from pcejax.errors import UserError
 from pcejax.legend import IGNORE
 
@@ -139,3 +140,35 @@ def plans(config: ml_collections.ConfigDict, tile_set: tiles.TileSet, first_step
     """The plans of the steps from `first_step` to the run's last, made ahead by grain's thread."""
     source = grain.MapDataset.source(_PlanSource(config, tile_set))[first_step:]
     return iter(source.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=32)))
+
+
+def batches(
+    config: ml_collections.ConfigDict, tile_set: tiles.TileSet, first_step: int
+) -> Iterator[tuple[np.ndarray, tiles.Batch]]:
+    """This process's rows of each plan and the crops that they name, cut ahead by grain's threads."""
+
+    def cut(plan: np.ndarray) -> tuple[np.ndarray, tiles.Batch]:
+        rows = parallel.process_rows(plan)
+        return rows, tiles.cut_on_host(tile_set, rows, config.data.crop)
+
+    threads = config.data.host_threads
+    if threads < 1:
+        raise UserError(f"data.host_threads={threads}; expected 1 or more")
+    source = grain.MapDataset.source(_PlanSource(config, tile_set))[first_step:].map(cut)
+    return iter(source.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)))
+
+
+def feed(
+    config: ml_collections.ConfigDict, tile_set: tiles.TileSet, first_step: int
+) -> Iterator[tuple[tiles.Tiles | tiles.Batch, jax.Array]]:
+    """What each step from `first_step` on takes, on the devices: its source and its plan.
+
+    The source is the resident tiles, the same at every step, or with `data.tiles="host"` the step's crops.
+    """
+    if config.data.tiles == "device":
+        resident = tiles.place(tile_set)
+        for plan in plans(config, tile_set, first_step):
+            yield resident, parallel.shard_rows(parallel.process_rows(plan))
+    else:
+        for rows, batch in batches(config, tile_set, first_step):
+            yield jax.tree.map(parallel.shard_rows, batch), parallel.shard_rows(rows)

@@ -57,13 +57,14 @@ def process_rows(rows: np.ndarray) -> np.ndarray:
     return rows[start : start + share]
 
 
-def map_train_step(step: Callable[..., Any]) -> Callable[..., Any]:
-    """`step(state, tiles, plan, knobs) -> (state, metrics)` over all devices; `state` is donated.
+def map_train_step(step: Callable[..., Any], *, resident: bool = True) -> Callable[..., Any]:
+    """`step(state, source, plan, knobs) -> (state, metrics)` over all devices; `state` is donated.
 
-    State, tiles and knobs come replicated, the plan with a leading device axis (`shard_rows`); what
-    comes back must be equal on every device, which nothing checks here.
+    State and knobs come replicated, and so does the source where it is `resident`; the plan and other sources have a
+    leading device axis (`shard_rows`). What comes back must be equal on every device, which nothing checks here.
     """
-    return jax.pmap(step, axis_name=AXIS, in_axes=(None, None, 0, None), out_axes=(None, None), donate_argnums=0)
+    source_axis = None if resident else 0
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, source_axis, 0, None), out_axes=(None, None), donate_argnums=0)
 
 
 def map_eval_step(step: Callable[..., Any]) -> Callable[..., Any]:

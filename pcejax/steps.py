@@ -30,11 +30,11 @@ def make_train_step(
     augment: Callable[..., tuple[jax.Array, jax.Array]],
     *,
     class_names: Sequence[str],
-    crop: int,
+    cut: Callable[[Any, jax.Array], tiles.Batch],
     ema_decay: float,
     bands: datasets.Bands = datasets.RGB,
 ) -> Callable[..., tuple[TrainState, metrics.StepMetrics]]:
-    """`train_step(state, tiles, plan, knobs) -> (state, metrics)` for one device of the axis "data".
+    """`train_step(state, source, plan, knobs) -> (state, metrics)` for one device of the axis "data".
 
     Args:
       model: image, train -> logits; its batch norm, if any, synchronised over the axis.
@@ -43,7 +43,7 @@ def make_train_step(
         pixels the weight of the class on the crop's tile, 0 elsewhere.
       augment: `(keys, image, label) -> (image, label)`.
       class_names: of the logits' classes.
-      crop: side of a crop, pixels.
+      cut: `(source, plan) -> batch`, from what the step gets as its source: resident tiles, or a batch cut before.
       bands: of the images.
       ema_decay: of the running mean of the parameters, approached from below over the first steps.
 
@@ -52,16 +52,16 @@ def make_train_step(
     """
 
     def train_step(
-        state: TrainState, tile_arrays: tiles.Tiles, plan: jax.Array, knobs: Knobs
+        state: TrainState, source: tiles.Tiles | tiles.Batch, plan: jax.Array, knobs: Knobs
     ) -> tuple[TrainState, metrics.StepMetrics]:
-        batch = tiles.cut(tile_arrays, plan, crop)
+        batch = cut(source, plan)
         # A crop's own seed comes with the plan, so its view does not depend on how rows lie on devices.
         stream = named_key(knobs.key, "augment")
         keys = jax.vmap(lambda seed: jax.random.fold_in(stream, seed))(plan[:, 3])
         image, label = augment(keys, tiles.scale_image(batch.image, bands), batch.label)
         label_mask = label != IGNORE
         # Indexed by class: an unlabelled pixel's is 0, whatever class it reads.
-        tile_weights = jax.vmap(jnp.take)(tile_arrays.weights[plan[:, 0]], jnp.where(label_mask, label, 0))
+        tile_weights = jax.vmap(jnp.take)(batch.weights, jnp.where(label_mask, label, 0))
         pixel_weights = jnp.where(label_mask, tile_weights, 0)
 
         def local_sum(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:

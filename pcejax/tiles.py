@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from pcejax import datasets, keys, label_options, parallel, point_files
+from pcejax import datasets, keys, label_options, parallel, point_files, tile_cache
 from pcejax.annotators import Annotation, annotate
 from pcejax.errors import UserError
 from pcejax.legend import IGNORE, Legend
@@ -78,10 +79,12 @@ class Tiles(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Crops: image `[B, S, S, bands]` in the bands' type, label uint8 `[B, S, S]`: class id or IGNORE."""
+    """Crops: image `[B, S, S, bands]` in the bands' type, label uint8 `[B, S, S]`: class id or IGNORE, and class
+    weights of each crop's tile float32 `[B, C]`."""
 
     image: jax.Array
     label: jax.Array
+    weights: jax.Array
 
 
 def reduction(scale: float) -> int:
@@ -209,12 +212,22 @@ def load(config: ml_collections.ConfigDict, on_tile: Callable[[int, int], None] 
             f"data.train_split={config.data.train_split!r}; expected other tiles"
         )
     factor = reduction(config.data.scale)
-    shapes = [tile.shape() for tile in (*raw, *unlabelled)]
-    height, width = (max(-(-shape[axis] // factor) for shape in shapes) for axis in (0, 1))
-    _check_fit(len(shapes), height, width, raw[0].bands, config)
+    shapes = [tuple(-(-n // factor) for n in tile.shape()) for tile in (*raw, *unlabelled)]
+    cache = Path(config.data.cache_dir).expanduser() / builder.info.full_name
+    if config.data.tiles == "device":
+        _check_fit(shapes, raw[0].bands, config)
+    elif config.data.tiles == "host":
+        _check_cache(cache, [*raw, *unlabelled], shapes, factor)
+    else:
+        raise UserError(f"data.tiles={config.data.tiles!r}; expected 'device' or 'host'")
 
     def decode(tile: RawTile) -> np.ndarray:
-        return reduce_image(tile.image(), factor)
+        def reduced() -> np.ndarray:
+            return reduce_image(tile.image(), factor)
+
+        if config.data.tiles == "device":
+            return reduced()
+        return tile_cache.mapped(tile_cache.path_of(cache, tile.tile_id, tile.image_bytes, factor), reduced)
 
     def decode_labelled(tile: RawTile) -> tuple[np.ndarray, Annotation]:
         return decode(tile), labels_of(tile, config, legend)
@@ -236,15 +249,24 @@ def load(config: ml_collections.ConfigDict, on_tile: Callable[[int, int], None] 
     return TileSet([tile.tile_id for tile in raw], images, labels, weights, clicked, underfull)
 
 
-def _check_fit(count: int, height: int, width: int, bands: datasets.Bands, config: ml_collections.ConfigDict) -> None:
+def _check_fit(shapes: list[tuple[int, ...]], bands: datasets.Bands, config: ml_collections.ConfigDict) -> None:
+    count, (height, width) = len(shapes), (max(shape[axis] for shape in shapes) for axis in (0, 1))
     needed = count * height * width * (bands.pixel_bytes + 1)  # the label takes one
     offered = int(parallel.device_memory() * config.data.device_memory_share)
     if needed > offered:
         raise UserError(
             f"{count} tiles of {height}x{width} at data.scale={config.data.scale} need {needed / 1e9:.2f} GB on each "
             f"device; expected at most {offered / 1e9:.2f} GB, {config.data.device_memory_share} of its memory "
-            "(data.device_memory_share); lower data.scale or take fewer tiles by data.train_split"
+            "(data.device_memory_share); set data.tiles=host, lower data.scale or take fewer tiles by data.train_split"
         )
+
+
+def _check_cache(cache: Path, raw: list[RawTile], shapes: list[tuple[int, ...]], factor: int) -> None:
+    sizes = [height * width * tile.bands.pixel_bytes for tile, (height, width) in zip(raw, shapes, strict=True)]
+    there = [tile_cache.path_of(cache, tile.tile_id, tile.image_bytes, factor).exists() for tile in raw]
+    missing = sum(size for size, found in zip(sizes, there, strict=True) if not found)
+    print(f"tile cache: {sum(sizes) / 1e9:.2f} GB in {cache}, {missing / 1e9:.2f} GB of it to write", flush=True)
+    tile_cache.check_space(cache, missing)
 
 
 def place(tile_set: TileSet) -> Tiles:
@@ -267,15 +289,30 @@ def place(tile_set: TileSet) -> Tiles:
 def cut(tiles: Tiles, plan: jax.Array, size: int) -> Batch:
     """The crops of `size` x `size` pixels that the plan int32 `[B, 4]` names (tile, row, col, seed)."""
 
-    def crop(entry: jax.Array) -> Batch:
+    def crop(entry: jax.Array) -> tuple[jax.Array, jax.Array]:
         tile, row, col, zero = entry[0], entry[1], entry[2], jnp.zeros((), entry.dtype)
         image = jax.lax.dynamic_slice(tiles.images, (tile, row, col, zero), (1, size, size, tiles.images.shape[-1]))
         label = jax.lax.dynamic_slice(tiles.labels, (tile, row, col), (1, size, size))
-        return Batch(image[0], label[0])
+        return image[0], label[0]
 
     # One slice a crop: under vmap XLA makes them one gather, which copies pixel by pixel on CPUs.
-    crops = [crop(plan[index]) for index in range(plan.shape[0])]
-    return Batch(jnp.stack([c.image for c in crops]), jnp.stack([c.label for c in crops]))
+    images, labels = zip(*(crop(plan[index]) for index in range(plan.shape[0])), strict=True)
+    return Batch(jnp.stack(images), jnp.stack(labels), tiles.weights[plan[:, 0]])
+
+
+def cut_on_host(tile_set: TileSet, plan: np.ndarray, size: int) -> Batch:
+    """What `cut` gives, as numpy arrays, of tiles that are not on the device."""
+    images, labels = [], []
+    weights = np.ones((len(plan), len(tile_set.weights[0])), np.float32)
+    for index, (tile, row, col, _) in enumerate(plan):
+        window = np.s_[row : row + size, col : col + size]
+        images.append(tile_set.images[tile][window])
+        if tile < len(tile_set.labels):
+            labels.append(tile_set.labels[tile][window])
+            weights[index] = tile_set.weights[tile]
+        else:
+            labels.append(np.full((size, size), IGNORE, np.uint8))
+    return Batch(np.stack(images), np.stack(labels), weights)  # type: ignore[arg-type]
 
 
 def scale_image(image: Any, bands: datasets.Bands = datasets.RGB) -> jax.Array:

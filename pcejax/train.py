@@ -91,6 +91,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
         step = first_step = int(state.step)
         _print_start(config, tile_set, about)
 
+        resident = config.data.tiles == "device"
         train_step = parallel.map_train_step(
             steps.make_train_step(
                 model,
@@ -102,16 +103,16 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
                 ),
                 functools.partial(augment.augment, **config.augment),
                 class_names=legend.names[:num_logits],
-                crop=config.data.crop,
+                cut=functools.partial(tiles.cut, size=config.data.crop) if resident else lambda batch, plan: batch,
                 ema_decay=config.train.ema_decay,
                 bands=bands,
-            )
+            ),
+            resident=resident,
         )
         schedule = optimizer.make_schedule(config.optimizer, config.train.num_steps)
         writer = writers.Writer(workdir, first_step)
         state = parallel.replicate(state)
         knobs = parallel.replicate(steps.Knobs(key, jnp.asarray(class_weights)))
-        tile_arrays = tiles.place(tile_set)
 
         def score(state: Any) -> dict[str, Any]:
             model = trained.Trained(config, legend, bands, about, step, state.ema_variables(), map_image)
@@ -120,9 +121,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
         progress, measured, logged = writers.Progress(config.train.num_steps, step), [], (step, time.monotonic())
         # Nothing crosses between host and device in the loop but what says so: the plan in, metrics out.
         with jax.transfer_guard("disallow"):
-            for plan in input_pipeline.plans(config, tile_set, first_step):
-                rows = parallel.shard_rows(parallel.process_rows(plan))
-                state, step_metrics = train_step(state, tile_arrays, rows, knobs)
+            for source, plan in input_pipeline.feed(config, tile_set, first_step):
+                state, step_metrics = train_step(state, source, plan, knobs)
                 measured.append(step_metrics)
                 step += 1
                 last = step == config.train.num_steps
@@ -247,10 +247,13 @@ def _print_decoding() -> Any:
 
 def _print_start(config: ml_collections.ConfigDict, tile_set: tiles.TileSet, about: dict[str, Any]) -> None:
     counts = ", ".join(f"{name} {count}" for name, count in about["label_counts"].items() if count)
+    unlabelled = len(tile_set.images) - len(tile_set.tile_ids)
+    images = f"{len(tile_set.tile_ids)} labelled{f' and {unlabelled} unlabelled' if unlabelled else ''}"
     megabytes = sum(image.nbytes for image in tile_set.images) / 1e6
+    place = "on each device" if config.data.tiles == "device" else "on the host"
     print(
         f"devices: {parallel.describe()}, {config.train.batch_size // jax.device_count()} crops each a step\n"
-        f"tiles: {len(tile_set.tile_ids)}, {megabytes:.0f} MB of images on each device\n"
+        f"tiles: {images}, {megabytes:.0f} MB of images {place}\n"
         f"labels: {describe(label_options(config.points))}: {about['labelled_share']:.6%} of the pixels: {counts}",
         flush=True,
     )

@@ -1,8 +1,11 @@
+import copy
+
+import jax
 import numpy as np
 import pytest
 
 from configs import default
-from pcejax import input_pipeline
+from pcejax import input_pipeline, tiles
 from pcejax.errors import UserError
 from pcejax.input_pipeline import find_anchors, make_plan
 from pcejax.legend import IGNORE
@@ -241,3 +244,31 @@ def test_unlabelled_crops_need_a_share_and_a_split(overrides):
 def test_an_unlabelled_share_is_a_share(share):
     with pytest.raises(UserError, match=f"data.unlabelled_share={share}; expected a share"):
         input_pipeline.check(*make_run(**{"data.unlabelled_share": share, "data.unlabelled_split": "unlabelled"}))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_crops_cut_on_the_host_are_those_cut_on_the_device_bit_for_bit(threads):
+    rng = np.random.default_rng(0)
+    config, run = make_run(
+        **{"data.host_threads": threads, "data.unlabelled_share": 0.25, "data.unlabelled_split": "unlabelled"}
+    )
+    run = run._replace(
+        images=[rng.integers(0, 256, (*size, 3), np.uint8) for size in (*SIZES, (50, 50))],
+        weights=[rng.random(7).astype(np.float32) for _ in SIZES],
+    )
+    host_config = copy.deepcopy(config)
+    host_config.data.tiles = "host"
+    cut = jax.jit(tiles.cut, static_argnums=2)
+    for first in (0, 5):
+        on_device = input_pipeline.feed(config, run, first)
+        on_host = input_pipeline.feed(host_config, run, first)
+        steps = 0
+        for (batch, rows), (resident, plan) in zip(on_host, on_device, strict=True):
+            np.testing.assert_array_equal(rows, plan)
+            for device in range(2):
+                expected = cut(jax.tree.map(np.asarray, resident), np.asarray(plan[device]), CROP)
+                for mine, theirs in zip(batch, expected, strict=True):
+                    assert mine.dtype == theirs.dtype
+                    np.testing.assert_array_equal(mine[device], theirs)
+            steps += 1
+        assert steps == 12 - first

@@ -51,7 +51,7 @@ def make_parts(norm, dtype="float64", loss=losses.partial_cross_entropy):
         loss,
         functools.partial(augment.augment, **config.augment),
         class_names=[f"class{index}" for index in range(CLASSES)],
-        crop=CROP,
+        cut=functools.partial(tiles.cut, size=CROP),
         ema_decay=0.9,
     )
     return step, state, steps.Knobs(jax.random.key(1), jnp.ones(CLASSES))
