@@ -65,6 +65,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
 
     config.loss = loss = ml_collections.ConfigDict()
     loss.class_weights = ()  # one for each class that has a logit; () for equal weights
+    loss.balance_crops = False  # a class weighs as much in a crop with one of its points as in one with a cluster
     loss.label_smoothing = 0.0  # share of the target spread over all classes
     loss.focal_gamma = 0.0  # exponent of (1 - p); 0 for none
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from absl import app, flags, logging
 
@@ -12,10 +12,19 @@ from pcejax.errors import UserError
 
 def run(main: Callable[[], None]) -> None:
     """Parses the flags and calls `main`; ends with exit code 2 and the message alone on a `UserError`."""
+    run_command({"": main})
 
-    def start(_: list[str]) -> None:
+
+def run_command(commands: Mapping[str, Callable[[], None]]) -> None:
+    """As `run`, of the command that the one word beside the flags names; "" is the one of no word."""
+
+    def start(words: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
-        main()
+        command = " ".join(words[1:])
+        if command not in commands:
+            told = " or ".join(name or "flags alone, each --name=value" for name in commands)
+            raise UserError(f"got {command!r} beside the flags; expected {told}")
+        commands[command]()
 
     try:
         app.run(start, flags_parser=_parse)

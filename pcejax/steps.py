@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from clu.metrics import Average
 
@@ -23,6 +24,15 @@ class Knobs(NamedTuple):
     class_weights: jax.Array  # float32 [C]
 
 
+def view_keys(key: jax.Array, plan: jax.Array | np.ndarray) -> jax.Array:
+    """Keys `[b]` of the augmented views of a plan int32 `[b, 4]`, in a run of random key `key`.
+
+    A crop's own seed comes with the plan, so its view does not depend on how rows lie on devices.
+    """
+    stream = named_key(key, "augment")
+    return jax.vmap(lambda seed: jax.random.fold_in(stream, seed))(plan[:, 3])
+
+
 def make_train_step(
     model: nn.Module,
     tx: optax.GradientTransformation,
@@ -32,6 +42,7 @@ def make_train_step(
     class_names: Sequence[str],
     cut: Callable[[Any, jax.Array], tiles.Batch],
     ema_decay: float,
+    balance_crops: bool = False,
     bands: datasets.Bands = datasets.RGB,
 ) -> Callable[..., tuple[TrainState, metrics.StepMetrics]]:
     """`train_step(state, source, plan, knobs) -> (state, metrics)` for one device of the axis "data".
@@ -44,6 +55,8 @@ def make_train_step(
       augment: `(keys, image, label) -> (image, label)`.
       class_names: of the logits' classes.
       cut: `(source, plan) -> batch`, from what the step gets as its source: resident tiles, or a batch cut before.
+      balance_crops: whether the labelled pixels of a class share one weight in each crop, however many they are.
+        Points in a cluster come into many anchored crops, and many into each: unbalanced, they drown the others.
       bands: of the images.
       ema_decay: of the running mean of the parameters, approached from below over the first steps.
 
@@ -55,14 +68,14 @@ def make_train_step(
         state: TrainState, source: tiles.Tiles | tiles.Batch, plan: jax.Array, knobs: Knobs
     ) -> tuple[TrainState, metrics.StepMetrics]:
         batch = cut(source, plan)
-        # A crop's own seed comes with the plan, so its view does not depend on how rows lie on devices.
-        stream = named_key(knobs.key, "augment")
-        keys = jax.vmap(lambda seed: jax.random.fold_in(stream, seed))(plan[:, 3])
-        image, label = augment(keys, tiles.scale_image(batch.image, bands), batch.label)
+        image, label = augment(view_keys(knobs.key, plan), tiles.scale_image(batch.image, bands), batch.label)
         label_mask = label != IGNORE
+        labelled_of_class = jnp.stack([(label == class_id).sum((1, 2)) for class_id in range(len(class_names))], -1)
+        weights = batch.weights[:, : len(class_names)]
+        if balance_crops:
+            weights = weights / jnp.maximum(labelled_of_class, 1)
         # Indexed by class: an unlabelled pixel's is 0, whatever class it reads.
-        tile_weights = jax.vmap(jnp.take)(batch.weights, jnp.where(label_mask, label, 0))
-        pixel_weights = jnp.where(label_mask, tile_weights, 0)
+        pixel_weights = jnp.where(label_mask, jax.vmap(jnp.take)(weights, jnp.where(label_mask, label, 0)), 0)
 
         def local_sum(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
             variables = {"params": params, "batch_stats": state.batch_stats}
@@ -75,12 +88,11 @@ def make_train_step(
         (loss_sum, (weight_sum, correct, batch_stats)), grads = jax.value_and_grad(local_sum, has_aux=True)(
             state.params
         )
-        labelled_of_class = [jnp.sum(label == class_id) for class_id in range(len(class_names))]
         unlabelled_crops = jnp.sum(~label_mask.any((1, 2)))
         grads, loss_sum, weight_sum, correct, labelled_of_class, unlabelled_crops, crops = jax.lax.psum(
-            (grads, loss_sum, weight_sum, correct, labelled_of_class, unlabelled_crops, len(plan)), parallel.AXIS
+            (grads, loss_sum, weight_sum, correct, labelled_of_class.sum(0), unlabelled_crops, len(plan)), parallel.AXIS
         )
-        labelled = sum(labelled_of_class)
+        labelled = labelled_of_class.sum()
         # No labelled pixel in the whole batch: sum and gradient are 0, and so is what they are divided by.
         safe_weight = jnp.where(weight_sum > 0, weight_sum, 1)
         grads = jax.tree.map(lambda grad: grad / safe_weight.astype(grad.dtype), grads)

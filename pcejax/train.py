@@ -105,6 +105,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
                 class_names=legend.names[:num_logits],
                 cut=functools.partial(tiles.cut, size=config.data.crop) if resident else lambda batch, plan: batch,
                 ema_decay=config.train.ema_decay,
+                balance_crops=config.loss.balance_crops,
                 bands=bands,
             ),
             resident=resident,

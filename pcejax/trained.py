@@ -6,14 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import ml_collections
 import numpy as np
 
 from pcejax import datasets, models, optimizer, parallel, runs, steps, tiled_inference
 from pcejax.checkpoints import Checkpoints
 from pcejax.legend import Legend
-from pcejax.train_state import create_train_state
+from pcejax.train_state import train_state_shapes
 
 
 class Trained(NamedTuple):
@@ -47,7 +46,6 @@ def load(workdir: Path) -> Trained:
         tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps)
         bands = datasets.Bands.from_dict(about["bands"])
         shape = (1, config.data.crop, config.data.crop, bands.num)
-        like = jax.eval_shape(lambda: create_train_state(model, tx, jax.random.key(0), shape))
-        state = checkpoints.restore(like)
+        state = checkpoints.restore(train_state_shapes(model, tx, shape))
     map_image = tiled_inference.make_mapper(steps.make_eval_step(model, bands), config)
     return Trained(config, legend, bands, about, int(state.step), parallel.replicate(state.ema_variables()), map_image)

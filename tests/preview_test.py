@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+from PIL import Image
+from runs_for_tests import config_of, prepare
+
+from pcejax import datasets, point_files, preview, tiles
+from pcejax.errors import UserError
+from pcejax.legend import DEEPGLOBE
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("preview")
+    prepare(folder)
+    return folder
+
+
+def test_the_sheet_shows_each_crop_with_its_labels_and_its_view(data_dir, tmp_path):
+    config = config_of(data_dir, **{"data.anchored_share": 1.0})
+    preview.draw_sheet(config, tmp_path / "a.png")
+    preview.draw_sheet(config, tmp_path / "b.png")
+    sheet = np.asarray(Image.open(tmp_path / "a.png"))
+    np.testing.assert_array_equal(sheet, np.asarray(Image.open(tmp_path / "b.png")))
+    colors = {tuple(color) for color in sheet.reshape(-1, 3).tolist()}
+    assert len(colors & set(DEEPGLOBE.colors[: DEEPGLOBE.num_known])) >= 3
+    preview.draw_sheet(config_of(data_dir, **{"augment.brightness": 2.0}), tmp_path / "c.png")
+    assert (sheet != np.asarray(Image.open(tmp_path / "c.png"))).mean() > 0.1
+
+
+@pytest.mark.parametrize("suffix", ["csv", "geojson", "gpkg"])
+def test_the_points_on_file_are_those_that_teach_the_run(data_dir, tmp_path, suffix):
+    config, path = config_of(data_dir), tmp_path / f"points.{suffix}"
+    count = preview.write_points(config, path)
+    builder = datasets.open_dataset(config.data.name, config.data.data_dir)
+    drawn = point_files.read_points(path, datasets.frames_of(builder), DEEPGLOBE, config.points.seed)
+    assert count == sum(len(points.row) for points in drawn.values())
+    by_file = config_of(data_dir, **{"points.annotator": "file", "points.file": str(path)})
+    assert tiles.load(by_file).hash() == tiles.load(config).hash()
+
+
+def test_annotators_without_points_have_none_to_write(data_dir, tmp_path):
+    with pytest.raises(UserError, match="points.annotator='scribble' clicks no points"):
+        preview.write_points(config_of(data_dir, **{"points.annotator": "scribble"}), tmp_path / "points.csv")
