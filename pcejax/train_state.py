@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
 from typing import Any, NamedTuple
 
@@ -35,12 +36,20 @@ def create_train_state(
     model: nn.Module, tx: optax.GradientTransformation, key: jax.Array, image_shape: tuple[int, ...]
 ) -> TrainState:
     """The state before the first step; `image_shape` is `[B, H, W, bands]`."""
-
-    def init(key: jax.Array) -> TrainState:
-        variables = model.init(key, jnp.zeros(image_shape), train=False)
-        params, batch_stats = variables["params"], variables.get("batch_stats", {})
-        return TrainState(jnp.int32(0), params, batch_stats, tx.init(params), params, batch_stats)
-
     # Compiled for a CPU as it stands: to optimise a program that runs once takes seconds.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    init = functools.partial(_init, model, tx, image_shape)
     return jax.jit(init, compiler_options=options)(named_key(key, "init"))
+
+
+def state_shapes(model: nn.Module, tx: optax.GradientTransformation, image_shape: tuple[int, ...]) -> TrainState:
+    """Shape and type of every array of a state, nothing computed: what a checkpoint is restored into."""
+    return jax.eval_shape(functools.partial(_init, model, tx, image_shape), jax.random.key(0))
+
+
+def _init(
+    model: nn.Module, tx: optax.GradientTransformation, image_shape: tuple[int, ...], key: jax.Array
+) -> TrainState:
+    variables = model.init(key, jnp.zeros(image_shape), train=False)
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    return TrainState(jnp.int32(0), params, batch_stats, tx.init(params), params, batch_stats)

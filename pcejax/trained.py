@@ -6,14 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import ml_collections
 import numpy as np
 
 from pcejax import datasets, models, optimizer, parallel, runs, steps, tiled_inference
 from pcejax.checkpoints import Checkpoints
 from pcejax.legend import Legend
-from pcejax.train_state import create_train_state
+from pcejax.train_state import state_shapes
 
 
 class Trained(NamedTuple):
@@ -25,7 +24,7 @@ class Trained(NamedTuple):
     about: dict[str, Any]  # what the checkpoint tells of the run's labels: see train.about_run
     step: int
     variables: Any  # the running means, on the devices
-    map_image: Callable[[Any, np.ndarray], np.ndarray]  # variables, uint8 [H, W, bands] -> logits [H, W, C]
+    map_image: Callable[[Any, np.ndarray], np.ndarray]  # variables, image [H, W, bands] -> logits [H, W, C]
 
 
 def num_logits(config: ml_collections.ConfigDict, legend: Legend) -> int:
@@ -47,7 +46,6 @@ def load(workdir: Path) -> Trained:
         tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps)
         bands = datasets.Bands.from_dict(about["bands"])
         shape = (1, config.data.crop, config.data.crop, bands.num)
-        like = jax.eval_shape(lambda: create_train_state(model, tx, jax.random.key(0), shape))
-        state = checkpoints.restore(like)
+        state = checkpoints.restore(state_shapes(model, tx, shape))
     map_image = tiled_inference.make_mapper(steps.make_eval_step(model, bands), config)
     return Trained(config, legend, bands, about, int(state.step), parallel.replicate(state.ema_variables()), map_image)
