@@ -73,6 +73,8 @@ def predict(workdir: Path, pattern: str, output: Path) -> list[Path]:
 
 def _read(path: Path, bands: datasets.Bands) -> np.ndarray:
     image = read_raster(path).pixels
+    if datasets.is_picture(bands) and image.shape[-1] == 1 and image.dtype == bands.dtype:
+        image = image.repeat(3, -1)  # a grey picture is one of colours alike
     if image.shape[-1] != bands.num or image.dtype != bands.dtype:
         raise UserError(
             f"{path}: {image.shape[-1]} bands of {image.dtype}; expected {bands.num} of {bands.dtype}, as the run was "

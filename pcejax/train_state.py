@@ -32,24 +32,24 @@ def named_key(key: jax.Array, name: str) -> jax.Array:
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
+def create_train_state(
+    model: nn.Module, tx: optax.GradientTransformation, key: jax.Array, image_shape: tuple[int, ...]
+) -> TrainState:
+    """The state before the first step; `image_shape` is `[B, H, W, bands]`."""
+    # Compiled for a CPU as it stands: to optimise a program that runs once takes seconds.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    init = functools.partial(_init, model, tx, image_shape)
+    return jax.jit(init, compiler_options=options)(named_key(key, "init"))
+
+
+def state_shapes(model: nn.Module, tx: optax.GradientTransformation, image_shape: tuple[int, ...]) -> TrainState:
+    """Shape and type of every array of a state, nothing computed: what a checkpoint is restored into."""
+    return jax.eval_shape(functools.partial(_init, model, tx, image_shape), jax.random.key(0))
+
+
 def _init(
     model: nn.Module, tx: optax.GradientTransformation, image_shape: tuple[int, ...], key: jax.Array
 ) -> TrainState:
     variables = model.init(key, jnp.zeros(image_shape), train=False)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     return TrainState(jnp.int32(0), params, batch_stats, tx.init(params), params, batch_stats)
-
-
-def create_train_state(
-    model: nn.Module, tx: optax.GradientTransformation, key: jax.Array, image_shape: tuple[int, ...]
-) -> TrainState:
-    """The state before the first step; `image_shape` is `[B, H, W, bands]`."""
-    # A CPU takes seconds to optimise a program that runs once, so it does not.
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    init = jax.jit(functools.partial(_init, model, tx, image_shape), compiler_options=options)
-    return init(named_key(key, "init"))
-
-
-def train_state_shapes(model: nn.Module, tx: optax.GradientTransformation, image_shape: tuple[int, ...]) -> TrainState:
-    """Shapes and types of what `create_train_state` gives."""
-    return jax.eval_shape(functools.partial(_init, model, tx, image_shape), jax.random.key(0))

@@ -12,7 +12,7 @@ import numpy as np
 from pcejax import datasets, models, optimizer, parallel, runs, steps, tiled_inference
 from pcejax.checkpoints import Checkpoints
 from pcejax.legend import Legend
-from pcejax.train_state import train_state_shapes
+from pcejax.train_state import state_shapes
 
 
 class Trained(NamedTuple):
@@ -24,7 +24,7 @@ class Trained(NamedTuple):
     about: dict[str, Any]  # what the checkpoint tells of the run's labels: see train.about_run
     step: int
     variables: Any  # the running means, on the devices
-    map_image: Callable[[Any, np.ndarray], np.ndarray]  # variables, uint8 [H, W, bands] -> logits [H, W, C]
+    map_image: Callable[[Any, np.ndarray], np.ndarray]  # variables, image [H, W, bands] -> logits [H, W, C]
 
 
 def num_logits(config: ml_collections.ConfigDict, legend: Legend) -> int:
@@ -46,6 +46,6 @@ def load(workdir: Path) -> Trained:
         tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps)
         bands = datasets.Bands.from_dict(about["bands"])
         shape = (1, config.data.crop, config.data.crop, bands.num)
-        state = checkpoints.restore(train_state_shapes(model, tx, shape))
+        state = checkpoints.restore(state_shapes(model, tx, shape))
     map_image = tiled_inference.make_mapper(steps.make_eval_step(model, bands), config)
     return Trained(config, legend, bands, about, int(state.step), parallel.replicate(state.ema_variables()), map_image)

@@ -7,7 +7,7 @@ import scipy.ndimage
 from configs import default
 from pcejax import label_tiles, points, scribbles
 from pcejax.annotators import annotate
-from pcejax.label_options import ANNOTATORS, POINTS, label_options
+from pcejax.label_options import ANNOTATORS, DENSE, DRAWN, POINTS, label_options
 from pcejax.legend import DEEPGLOBE, IGNORE
 
 UNKNOWN = DEEPGLOBE.num_known
@@ -25,11 +25,16 @@ def options_of(annotator, **fields):
     return label_options(config | {"annotator": annotator} | fields)
 
 
+def clicks_on(mask):
+    """A person's points, three of each class."""
+    return points.draw(mask, "119", options_of("balanced"), DEEPGLOBE).points
+
+
 def annotate_with(mask, annotator="balanced", factor=1, train_unknown=False, tile_id="119", **fields):
     return annotate(
         mask,
         tile_id,
-        None,
+        clicks_on(mask) if annotator == "file" else None,
         options_of(annotator, **fields),
         legend=DEEPGLOBE,
         factor=factor,
@@ -68,7 +73,8 @@ def test_an_annotation_is_a_function_of_mask_tile_and_options(annotator):
     np.testing.assert_array_equal(annotate_with(mask.copy(), annotator).label, base)
     for other in ({"tile_id": "120"}, {"seed": 1}):
         same = (annotate_with(mask, annotator, **other).label == base).all()
-        assert same == annotator.startswith("dense")
+        # A person's points are what they are; those of a file are ranked by the seed where it is read.
+        assert same == (annotator in (*DENSE, "file"))
 
 
 @pytest.mark.parametrize("annotator", ANNOTATORS)
@@ -80,12 +86,15 @@ def test_a_tile_without_a_known_pixel_is_not_labelled(annotator, value):
     assert got.underfull == ()
 
 
-@pytest.mark.parametrize("annotator", POINTS)
 @pytest.mark.parametrize("factor", [1, 2, 4])
 @pytest.mark.parametrize(
-    "fields",
-    [{}, {"point_radius": 3}, {"click_jitter_px": 3, "label_noise": 0.4, "min_distance_px": 5, "point_radius": 2}],
-    ids=["exact", "discs", "careless"],
+    ("annotator", "fields"),
+    [
+        *itertools.product(POINTS, [{}, {"point_radius": 3}]),
+        *itertools.product(
+            DRAWN, [{"click_jitter_px": 3, "label_noise": 0.4, "min_distance_px": 5, "point_radius": 2}]
+        ),
+    ],
 )
 def test_label_tiles_of_smaller_budgets_are_parts_of_larger_ones(annotator, factor, fields):
     mask = random_mask(1)
@@ -95,8 +104,8 @@ def test_label_tiles_of_smaller_budgets_are_parts_of_larger_ones(annotator, fact
         np.testing.assert_array_equal(more[fewer != IGNORE], fewer[fewer != IGNORE])
 
 
-@pytest.mark.parametrize("annotator", POINTS)
-def test_point_annotators_give_the_points_and_their_label_tile(annotator):
+@pytest.mark.parametrize("annotator", DRAWN)
+def test_annotators_that_draw_points_give_the_points_and_their_label_tile(annotator):
     mask = random_mask(2)
     fields = {"budget": 5, "placement": "interior", "point_radius": 3}
     got = annotate_with(mask, annotator, 2, **fields)
@@ -105,6 +114,25 @@ def test_point_annotators_give_the_points_and_their_label_tile(annotator):
         np.testing.assert_array_equal(values, others)
     np.testing.assert_array_equal(got.label, label_tiles.rasterise(expected.points, mask.shape, 2, 3))
     assert got.underfull == expected.underfull
+
+
+@pytest.mark.parametrize("budget", [0, 2, 5])
+def test_a_persons_points_are_taken_up_to_the_budget_of_each_class_whatever_the_mask_says(budget):
+    mask = random_mask(2)
+    clicks = clicks_on(mask)
+    options = options_of("file", budget=budget, point_radius=3)
+    rest = {"legend": DEEPGLOBE, "factor": 2, "train_unknown": False}
+    got = annotate(np.full_like(mask, IGNORE), "119", clicks, options, **rest)
+    taken = clicks.rank < (budget or 3)
+    assert (np.bincount(got.points.class_id) == min(budget or 3, 3)).all()
+    for values, others in zip(got.points, clicks, strict=True):
+        np.testing.assert_array_equal(values, others[taken])
+    np.testing.assert_array_equal(got.label, label_tiles.rasterise(got.points, mask.shape, 2, 3))
+    # No class has five points.
+    assert got.underfull == (tuple(range(UNKNOWN)) if budget == 5 else ())
+    nothing = annotate(mask, "119", None, options, **rest)
+    assert (nothing.label == IGNORE).all()
+    assert len(nothing.points.row) == 0
 
 
 @pytest.mark.parametrize(("annotator", "drawing"), [("scribble", scribbles.scribble), ("block", scribbles.block)])

@@ -8,11 +8,13 @@ import shapely
 from rasterio.crs import CRS
 from rasterio.enums import WktVersion
 
-from pcejax import points
+from configs import default
+from pcejax import keys, points
 from pcejax.errors import UserError
+from pcejax.label_options import label_options
 from pcejax.legend import DEEPGLOBE, Legend
 from pcejax.point_files import Frame, read_points, write_points
-from pcejax.points import Points, balanced
+from pcejax.points import Points
 
 UNKNOWN = DEEPGLOBE.num_known
 UTM = "EPSG:32652"
@@ -33,16 +35,9 @@ DEGREES = {"lonlat": Frame(24, 31, (1e-4, 0.0, 127.3, 0.0, -1e-4, 34.65), "EPSG:
 def draw(frames, seed=0, budget=3):
     """Points of a random mask for each tile."""
     rng = np.random.default_rng(seed)
-    return {
-        tile_id: balanced(
-            rng.integers(0, 7, (frame.height, frame.width), np.uint8),
-            budget=budget,
-            seed=seed,
-            tile_id=tile_id,
-            legend=DEEPGLOBE,
-        )
-        for tile_id, frame in frames.items()
-    }
+    options = label_options(default.get_config().points.to_dict() | {"budget": budget, "seed": seed})
+    masks = {tile_id: rng.integers(0, 7, (frame.height, frame.width), np.uint8) for tile_id, frame in frames.items()}
+    return {tile_id: points.draw(mask, tile_id, options, DEEPGLOBE).points for tile_id, mask in masks.items()}
 
 
 def listed(drawn):
@@ -261,11 +256,10 @@ def test_a_rank_is_the_place_of_the_pixels_key_in_its_tile_and_class(tmp_path, s
     classes = rng.integers(0, 3, 60)
     lines = [f"119,{p // 31},{p % 31},{c}" for p, c in zip(pixels, classes, strict=True)]
     got = read(write_csv(tmp_path, *lines), seed=seed)["119"]
-    keys = points.pixel_keys(seed, "119", 24 * 31)
     assert (np.diff(got.rank) >= 0).all()
     for class_id in range(3):
         expected = pixels[classes == class_id]
-        expected = expected[np.argsort(keys[expected])]
+        expected = expected[np.argsort(keys.pixel_keys(seed, "119", expected))]
         of_class = got.class_id == class_id
         np.testing.assert_array_equal((got.row * 31 + got.col)[of_class], expected)
         np.testing.assert_array_equal(got.rank[of_class], np.arange(len(expected)))

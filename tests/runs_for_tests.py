@@ -1,7 +1,5 @@
 """A prepared dataset and a run without training, for the tests of what comes after it."""
 
-import functools
-
 import jax
 import numpy as np
 import tensorflow_datasets as tfds
@@ -12,7 +10,7 @@ from pcejax import datasets, models, optimizer, runs, tiles, train, trained
 from pcejax.checkpoints import Checkpoints
 from pcejax.datasets.prepare import prepare_dataset
 from pcejax.legend import DEEPGLOBE
-from pcejax.train_state import create_train_state
+from pcejax.train_state import state_shapes
 
 SIZE = 96
 NAME = f"synthetic_v1/{SIZE}px_3-2-2-1_seed0"
@@ -38,7 +36,6 @@ def state_of(config, num_logits, step=0, seed=0):
     model = models.create_model(config.model, num_logits)
     tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps)
     shape = (1, config.data.crop, config.data.crop, 3)
-    like = jax.eval_shape(functools.partial(create_train_state, model, tx, image_shape=shape), jax.random.key(0))
     rng = np.random.default_rng(seed)
 
     def fill(leaf):
@@ -47,12 +44,12 @@ def state_of(config, num_logits, step=0, seed=0):
         )
         return np.asarray(values, leaf.dtype)
 
-    return jax.tree.map(fill, like)._replace(step=np.int32(step))
+    return jax.tree.map(fill, state_shapes(model, tx, shape))._replace(step=np.int32(step))
 
 
 def save_run(workdir, config, step=6):
     """A workdir with config, manifest and one checkpoint, as training would leave it; returns the state."""
-    about = train.about_run(tiles.load(config), DEEPGLOBE)
+    about = train.about_run(tiles.load(config), DEEPGLOBE, datasets.RGB)
     state = state_of(config, trained.num_logits(config, DEEPGLOBE), step)
     runs.open_workdir(workdir, config)
     with Checkpoints(workdir) as checkpoints:

@@ -149,7 +149,7 @@ def prepare(monkeypatch, raw):
     """Lets `load` find these tiles where a prepared dataset would be."""
     monkeypatch.setattr(tiles.datasets, "open_dataset", lambda name, data_dir: None)
     monkeypatch.setattr(tiles.datasets, "legend_of", lambda builder: DEEPGLOBE)
-    monkeypatch.setattr(tiles, "read", lambda builder, split: raw)
+    monkeypatch.setattr(tiles, "read", lambda builder, split, config: raw)
 
 
 def config_of(**overrides):

@@ -49,8 +49,8 @@ def latest_step(workdir):
         ({"data.eval_split": "test+train[:1]"}, r"1 of 3 tiles taught the run and the others did not"),
         (
             {"points.annotator": "expert"},
-            r"points.annotator='expert'; expected one of \['uniform', 'balanced', 'component', 'scribble', 'block', "
-            r"'dense', 'dense_balanced'\]",
+            r"points.annotator='expert'; expected one of \['uniform', 'balanced', 'component', 'file', 'scribble', "
+            r"'block', 'dense', 'dense_balanced'\]",
         ),
         ({"points.budget": 0}, r"points.budget=0; expected 1 or more"),
         ({"train.batch_size": 0}, r"train.batch_size=0 .*set it to 2"),

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from runs_for_tests import config_of, prepare, save_image, save_run
 
-from pcejax import models, runs, tiles, trained
+from pcejax import datasets, models, runs, tiles, trained
 from pcejax.errors import UserError
 from pcejax.legend import DEEPGLOBE
 
@@ -20,6 +20,7 @@ def test_a_run_is_loaded_as_it_was_saved(data_dir, tmp_path):
     model = trained.load(tmp_path)
     assert model.step == 5
     assert model.legend == DEEPGLOBE
+    assert model.bands == datasets.RGB
     assert model.about["tile_ids"] == ["train_0000", "train_0001", "train_0002"]
     assert model.config.to_json() == config.to_json()
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(model.variables), state.ema_variables())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -18,9 +19,9 @@ _DTYPES = ("uint8", "uint16", "int16", "float32")
 class Raster(NamedTuple):
     """A file's bands and where on the ground they lie.
 
-    `pixels` is `[H, W, bands]`; `valid` bool `[H, W]`, False where the file has no data; `transform` is the affine
-    map a, b, c, d, e, f with x = a col + b row + c and y = d col + e row + f, and `crs` its reference system, both
-    None for a file that lies nowhere.
+    `pixels` is `[H, W, bands]`, 0 where there are no data; `valid` bool `[H, W]`, False there; `transform` is the
+    affine map a, b, c, d, e, f with x = a col + b row + c and y = d col + e row + f, and `crs` its reference system,
+    both None for a file that lies nowhere.
     """
 
     pixels: np.ndarray
@@ -39,55 +40,55 @@ def read_raster(path: Path, *, indices: bool = False) -> Raster:
     Raises:
       UserError: the file cannot be read, has another type of number, or is a TIFF and the extra `geo` is missing.
     """
-    raster = _read_tiff(path) if path.suffix.lower() in (".tif", ".tiff") else _read_picture(path, indices)
+    raster = _read_tiff(path, indices) if path.suffix.lower() in (".tif", ".tiff") else _read_picture(path, indices)
     if raster.pixels.dtype.name not in _DTYPES:
         raise UserError(f"{path}: numbers are {raster.pixels.dtype}; expected one of {', '.join(_DTYPES)}; convert it")
-    return raster
+    pixels = np.where(raster.valid[..., None], raster.pixels, raster.pixels.dtype.type(0))
+    return raster._replace(pixels=pixels)
 
 
 def _read_picture(path: Path, indices: bool) -> Raster:
     try:
-        image: Image.Image = Image.open(path)
-        image.load()
+        with Image.open(path) as image:
+            encoding = str(image.tile)  # gone once it is loaded
+            image.load()
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path}: cannot be read: {error}; cut it into tiles") from error
     except (OSError, SyntaxError, ValueError) as error:  # Pillow tells of a broken PNG by SyntaxError
         raise UserError(f"{path}: cannot be read: {error}; expected a whole PNG or JPEG; get the file anew") from error
-    if image.mode == "P" and not indices:
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    pixels = np.asarray(image)
-    valid = np.ones(pixels.shape[:2], bool)
-    if image.mode in ("RGBA", "LA"):
-        pixels, valid = pixels[..., :-1], pixels[..., -1] > 0
-    if pixels.dtype == np.int32:  # Pillow's mode of a 16-bit grey PNG
-        pixels = pixels.astype(np.uint16)
-    return Raster(pixels if pixels.ndim == 3 else pixels[..., None], valid, None, None)
+    if ";16B" in encoding and image.mode != "I;16":
+        raise UserError(f"{path}: colours of 16 bits, of which Pillow keeps 8; expected a TIFF of them; convert it")
+    if image.mode == "I;16" or (indices and image.mode in ("1", "P")):
+        pixels = np.atleast_3d(np.asarray(image))
+        pixels = pixels.astype(np.uint8) if pixels.dtype == bool else pixels
+        return Raster(pixels, np.ones(pixels.shape[:2], bool), None, None)
+    # One way for all others, palettes, CMYK and transparent colours among them.
+    pixels = np.asarray(image.convert("LA" if image.mode in ("1", "L", "LA") else "RGBA"))
+    return Raster(pixels[..., :-1], pixels[..., -1] > 0, None, None)
 
 
-def import_rasterio(path: Path) -> Any:
-    """rasterio, which opens `path`.
-
-    Raises:
-      UserError: it is not installed.
-    """
+def _read_tiff(path: Path, indices: bool) -> Raster:
     try:
         import rasterio
     except ImportError as error:
         raise UserError(f"{path}: TIFF files need the extra `geo`: pip install -e .[geo]") from error
-    return rasterio
-
-
-def _read_tiff(path: Path) -> Raster:
-    rasterio = import_rasterio(path)
     try:
-        with rasterio.open(path) as file:
-            alpha = [kind == rasterio.enums.ColorInterp.alpha for kind in file.colorinterp]
-            pixels = file.read([band for band, is_alpha in enumerate(alpha, 1) if not is_alpha])
+        with warnings.catch_warnings():
+            # A TIFF may well lie nowhere.
+            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+            file = rasterio.open(path)
+        with file:
+            if not indices and file.colorinterp[0] == rasterio.enums.ColorInterp.palette:
+                raise UserError(f"{path}: holds a palette's indices; expected bands; in QGIS: PCT to RGB")
+            bands = [n for n, kind in enumerate(file.colorinterp, 1) if kind != rasterio.enums.ColorInterp.alpha]
+            pixels = np.moveaxis(file.read(bands), 0, -1)
             valid = file.dataset_mask() > 0
-            transform, crs = tuple(file.transform)[:6], file.crs.to_string() if file.crs else None
+            transform = None if file.transform.is_identity else tuple(file.transform)[:6]
+            crs = file.crs.to_string() if file.crs else None
     except rasterio.errors.RasterioError as error:
         raise UserError(f"{path}: cannot be read: {error}; expected a whole TIFF; get the file anew") from error
-    pixels = np.moveaxis(pixels, 0, -1)
     if pixels.dtype == np.float64:
         pixels = pixels.astype(np.float32)
     if np.issubdtype(pixels.dtype, np.floating):
         valid &= np.isfinite(pixels).all(-1)
-    return Raster(pixels, valid, transform if crs else None, crs)
+    return Raster(pixels, valid, transform, crs)
