@@ -213,7 +213,7 @@ def load(config: ml_collections.ConfigDict, on_tile: Callable[[int, int], None] 
         )
     factor = reduction(config.data.scale)
     shapes = [tuple(-(-n // factor) for n in tile.shape()) for tile in (*raw, *unlabelled)]
-    cache = Path(config.data.cache_dir).expanduser() / builder.info.full_name
+    cache = Path(config.data.cache_dir).expanduser() / config.data.name
     if config.data.tiles == "device":
         _check_fit(shapes, raw[0].bands, config)
     elif config.data.tiles == "host":

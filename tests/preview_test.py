@@ -39,5 +39,5 @@ def test_the_points_on_file_are_those_that_teach_the_run(data_dir, tmp_path, suf
 
 
 def test_annotators_without_points_have_none_to_write(data_dir, tmp_path):
-    with pytest.raises(UserError, match="points.annotator='scribble' clicks no points"):
+    with pytest.raises(UserError, match=r"points.annotator='scribble' clicks no points"):
         preview.write_points(config_of(data_dir, **{"points.annotator": "scribble"}), tmp_path / "points.csv")

@@ -82,8 +82,8 @@ def test_each_step_is_compiled_once_in_a_run_and_once_in_one_that_goes_on(data_d
             compiled.append(details)
 
     def counted(map_step):
-        def mapped(step):
-            call_step, name = map_step(step), step.__name__
+        def mapped(step, **arguments):
+            call_step, name = map_step(step, **arguments), step.__name__
 
             def call(*arguments):
                 before = len(compiled)
