@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ from pcejax.errors import UserError
 from pcejax.label_options import describe, label_options
 from pcejax.legend import IGNORE, Legend
 from pcejax.train_state import create_train_state
+
+_DECODING_EVERY = 5.0  # seconds between lines of progress
 
 
 def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -236,12 +239,15 @@ def _class_weights(config: ml_collections.ConfigDict, num_logits: int) -> np.nda
     return weights
 
 
-def _print_decoding() -> Any:
-    start = time.monotonic()
+def _print_decoding() -> Callable[[int, int], None]:
+    progress, last = None, time.monotonic()
 
     def on_tile(done: int, total: int) -> None:
-        if done == total or done % max(1, total // 10) == 0:
-            print(f"decode: tiles {done}/{total}, {done / (time.monotonic() - start):.1f}/s", flush=True)
+        nonlocal progress, last
+        progress = progress or writers.Progress(total)
+        if done == total or time.monotonic() - last > _DECODING_EVERY:
+            last = time.monotonic()
+            print(f"decode: tiles {progress.line(done)}", flush=True)
 
     return on_tile
 
