@@ -1,7 +1,15 @@
 import os
 
-# Before jax is imported anywhere: two devices, so that whatever depends on their number is tested on a CPU.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2".strip()
+# Before jax is imported anywhere: two devices, so that whatever depends on their number is tested on a CPU; and
+# programs compiled as they stand, since a test compiles for longer than it runs. The scripts that the end-to-end
+# tests start are compiled as a user's.
+os.environ["XLA_FLAGS"] = " ".join(
+    (
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=2",
+        "--xla_backend_optimization_level=0",
+    )
+).strip()
 
 import jax
 

@@ -14,7 +14,9 @@ from pcejax import augment, losses, models, optimizer, parallel, steps, tiles
 from pcejax.legend import IGNORE
 from pcejax.train_state import create_train_state
 
-CLASSES, CROP, BATCH = 3, 16, 8
+CLASSES, CROP, BATCH = 3, 8, 8
+SMALL = {"depth": 1, "width": 2}
+"""A model that has each kind of layer and is compiled soon."""
 
 
 @pytest.fixture
@@ -34,21 +36,22 @@ def make_tiles(labelled_rows=40):
 
 def make_plans(count):
     rng = np.random.default_rng(1)
-    columns = [rng.integers(0, high, (count, BATCH)) for high in (2, 24, 24, 2**31)]
+    columns = [rng.integers(0, high, (count, BATCH)) for high in (2, 40 - CROP, 40 - CROP, 2**31)]
     return np.stack(columns, -1).astype(np.int32)
 
 
-def make_parts(norm, dtype="float64", loss=losses.partial_cross_entropy):
+@functools.cache
+def make_parts(norm):
+    """In float64; once for all tests, and with it what is compiled of it."""
     config = default.get_config()
-    config.model.update(depth=2, width=4, norm=norm, dtype=dtype)
+    config.model.update(SMALL, norm=norm, dtype="float64")
     tx = optimizer.make_optimizer(config.optimizer, 20)
     state = create_train_state(models.create_model(config.model, CLASSES), tx, jax.random.key(0), (1, CROP, CROP, 3))
-    if dtype == "float64":
-        state = jax.tree.map(lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
+    state = jax.tree.map(lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
     step = steps.make_train_step(
         models.create_model(config.model, CLASSES, axis_name=parallel.AXIS),
         tx,
-        loss,
+        losses.partial_cross_entropy,
         functools.partial(augment.augment, **config.augment),
         class_names=[f"class{index}" for index in range(CLASSES)],
         cut=functools.partial(tiles.cut, size=CROP),
@@ -57,6 +60,7 @@ def make_parts(norm, dtype="float64", loss=losses.partial_cross_entropy):
     return step, state, steps.Knobs(jax.random.key(1), jnp.ones(CLASSES))
 
 
+@functools.cache
 def over_devices(step, devices):
     """The step mapped over an axis of simulated devices, in the sense of `parallel.map_train_step`."""
     mapped = jax.jit(jax.vmap(step, (None, None, 0, None), (None, None), axis_name=parallel.AXIS))
@@ -111,15 +115,15 @@ def test_a_mean_of_device_means_would_not_pass(x64):
         loss_sum, weight_sum = losses.partial_cross_entropy(logits, labels, label_mask, **arguments)
         return loss_sum / jnp.maximum(weight_sum, 1), jnp.float64(1)
 
-    step, state, knobs = make_parts("group", loss=mean_of_means)
+    step, state, knobs = make_pixelwise(mean_of_means)
     plans = make_plans(3)
     one, _ = run(over_devices(step, 1), state, knobs, plans, make_tiles())
     four, _ = run(over_devices(step, 4), state, knobs, plans, make_tiles())
     assert largest_difference(one.params, four.params) > 1e-6
 
 
-def test_a_batch_without_labels_is_counted_and_teaches_nothing():
-    step, state, knobs = make_parts("group", dtype="float32")
+def test_a_batch_without_labels_is_counted_and_teaches_nothing(x64):
+    step, state, knobs = make_parts("group")
     blank = make_tiles(labelled_rows=0)
     new, measured = run(over_devices(step, 2), state, knobs, make_plans(1), blank)
     assert new.step == 1
@@ -136,7 +140,7 @@ def test_the_gradient_is_that_of_the_quotient_of_sums(x64):
     step, state, knobs = make_parts("none")
     plan, tile_arrays = make_plans(1)[0], jax.tree.map(jnp.asarray, make_tiles())
     config = default.get_config()
-    config.model.update(depth=2, width=4, norm="none", dtype="float64")
+    config.model.update(SMALL, norm="none", dtype="float64")
     model = models.create_model(config.model, CLASSES)
     batch = tiles.cut(tile_arrays, jnp.asarray(plan), CROP)
     stream = steps.named_key(knobs.key, "augment")
@@ -148,7 +152,7 @@ def test_the_gradient_is_that_of_the_quotient_of_sums(x64):
         total, weight = losses.partial_cross_entropy(logits, label, label != IGNORE)
         return total / weight
 
-    value, grads = jax.value_and_grad(loss)(state.params)
+    value, grads = jax.jit(jax.value_and_grad(loss))(state.params)
     _, measured = run(over_devices(step, 4), state, knobs, [plan], make_tiles())
     assert measured["loss"].total / measured["loss"].count == pytest.approx(float(value), rel=1e-12)
     assert measured["grad_norm"].total == pytest.approx(float(optax.tree.norm(grads)), rel=1e-10)
