@@ -166,11 +166,18 @@ class Pixelwise(nn.Module):
         return nn.Dense(CLASSES, param_dtype=jnp.float64 if jax.config.jax_enable_x64 else jnp.float32)(image)
 
 
-def make_pixelwise(loss=losses.partial_cross_entropy):
+def make_pixelwise(loss=losses.partial_cross_entropy, balance_crops=False):
     tx = optimizer.make_optimizer(default.get_config().optimizer, 20)
     state = create_train_state(Pixelwise(), tx, jax.random.key(0), (1, CROP, CROP, 3))
     step = steps.make_train_step(
-        Pixelwise(), tx, loss, lambda keys, image, label: (image, label), crop=CROP, ema_decay=0.9
+        Pixelwise(),
+        tx,
+        loss,
+        lambda keys, image, label: (image, label),
+        class_names=[f"class{index}" for index in range(CLASSES)],
+        cut=functools.partial(tiles.cut, size=CROP),
+        ema_decay=0.9,
+        balance_crops=balance_crops,
     )
     return step, state, steps.Knobs(jax.random.key(1), jnp.ones(CLASSES))
 
@@ -188,7 +195,8 @@ def test_tile_weights_of_one_change_no_bit():
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_pixel_weighs_what_its_class_does_on_its_tile(x64):
+@pytest.mark.parametrize("balance_crops", [False, True])
+def test_a_pixel_weighs_what_its_class_does_on_its_tile_and_in_a_balanced_crop_its_share_of_that(x64, balance_crops):
     weights = np.array([[0.5, 2.0, 1.0], [4.0, 0.25, 3.0]], np.float32)
     rng = np.random.default_rng(2)
     tile_arrays = make_tiles()._replace(weights=weights)
@@ -200,17 +208,22 @@ def test_a_pixel_weighs_what_its_class_does_on_its_tile(x64):
         jax.debug.callback(lambda *arrays: seen.append(jax.device_get(arrays)), labels, label_mask)
         return losses.partial_cross_entropy(logits, labels, label_mask, **arguments)
 
-    step, state, knobs = make_pixelwise(recording)
+    step, state, knobs = make_pixelwise(recording, balance_crops)
     _, measured = run(over_devices(step, 1), state, knobs, [plan], tile_arrays)
     jax.effects_barrier()
     labels, pixel_weights = seen[0]
     assert pixel_weights.dtype == np.float32
     for tile, label, got in zip(plan[:, 0], labels, pixel_weights, strict=True):
-        expected = np.where(label == IGNORE, 0, weights[tile][np.minimum(label, CLASSES - 1)])
-        np.testing.assert_array_equal(got, expected)
+        of_class = weights[tile]
+        if balance_crops:
+            of_class = of_class / np.maximum(np.bincount(label.ravel(), minlength=256)[:CLASSES], 1)
+        expected = np.where(label == IGNORE, 0, of_class[np.minimum(label, CLASSES - 1)])
+        np.testing.assert_allclose(got, expected, rtol=1e-6)
     assert measured["loss"].count == pytest.approx(float(pixel_weights.sum()))
     # Statistics count pixels, not weights.
     assert measured["labelled_pixels"].total == (labels != IGNORE).sum()
+    for class_id in range(CLASSES):
+        assert measured[f"labelled_pixels/class{class_id}"].total == (labels == class_id).sum()
 
 
 def test_tile_weights_act_like_class_weights_where_all_tiles_have_the_same(x64):
