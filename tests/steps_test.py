@@ -154,8 +154,9 @@ def test_the_gradient_is_that_of_the_quotient_of_sums(x64):
 
     value, grads = jax.jit(jax.value_and_grad(loss))(state.params)
     _, measured = run(over_devices(step, 4), state, knobs, [plan], make_tiles())
-    assert measured["loss"].total / measured["loss"].count == pytest.approx(float(value), rel=1e-12)
-    assert measured["grad_norm"].total == pytest.approx(float(optax.tree.norm(grads)), rel=1e-10)
+    # Views are float32 whatever follows, and rounded otherwise outside of the step: some 1e-10 of the loss.
+    assert measured["loss"].total / measured["loss"].count == pytest.approx(float(value), rel=1e-8)
+    assert measured["grad_norm"].total == pytest.approx(float(optax.tree.norm(grads)), rel=1e-7)
 
 
 class Pixelwise(nn.Module):
