@@ -27,10 +27,10 @@ DECODER_THREADS = 4
 
 
 class RawTile(NamedTuple):
-    """A tile as the dataset holds it: id, encoded image, encoded mask."""
+    """A tile as the dataset holds it: id, encoded image (see `datasets.decode_image`), encoded mask."""
 
     tile_id: str
-    image_bytes: bytes
+    image_bytes: Any
     mask_bytes: bytes
     bands: datasets.Bands = datasets.RGB
     clicks: Points | None = None  # of the run's file of points

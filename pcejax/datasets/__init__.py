@@ -73,8 +73,8 @@ def is_picture(bands: Bands) -> bool:
     return bands.num == 3 and bands.dtype == "uint8"
 
 
-def decode_image(encoded: bytes, bands: Bands = RGB) -> np.ndarray:
-    """`[H, W, bands]` of a stored image, in the bands' type."""
+def decode_image(encoded: Any, bands: Bands = RGB) -> np.ndarray:
+    """`[H, W, bands]` of a stored image, in the bands' type: bytes of a picture, else TFDS's dict of an array."""
     if is_picture(bands):
         return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
     return features(bands)["image"].decode_example_np(encoded)

@@ -9,7 +9,9 @@
 
 All but the legend and the images may be missing. Without split lists the tiles with a mask go to train, validation and
 test as 70, 15 and 15 %, whole regions in the order of the SHA-256 of "folder/0/<region>"; tiles with points alone,
-which cannot be scored, go to train; tiles with neither are UNLABELLED.
+which cannot be scored, go to train, or nowhere where their region is scored; tiles with neither are UNLABELLED.
+
+What a file calls no data, by an alpha band, a nodata value or NaN, is 0 in the image and not labelled.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import csv
 import functools
 import hashlib
 import io
+import itertools
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,7 +41,7 @@ from pcejax.point_files import Frame, Points
 _SHARES = {"train": 0.7, "validation": 0.15, "test": 0.15}
 _SEED = 0  # of the split without lists
 _SHARD_BYTES = 256_000_000  # TFDS holds one shard in memory
-_SAMPLES = 250_000  # pixels of a tile, at most, that the scaling is found on
+_SAMPLES = 40_000  # pixels of a tile, about, that the scaling is found on
 _POINT_SUFFIXES = (".csv", ".geojson", ".gpkg")
 
 
@@ -80,8 +84,9 @@ def survey(folder: Path) -> Survey:
     if len(found) > 1:
         raise UserError(f"{folder}: {found[0].name} and {found[1].name}; expected one file of points; move one away")
     points = point_files.read_points(found[0], frames, legend_file.legend, seed=0) if found else {}
-    splits = _splits(folder, sorted(images), set(masks), set(points))
-    bands = _scaling([rasters[tile] for tile in splits.get("train", sorted(images))])
+    splits, left_out = _splits(folder, sorted(images), set(masks) & set(images), set(points))
+    bands = _scaling([rasters[tile] for tile in splits.get("train", sorted(images))], folder / "images")
+    skipped += [(len(tiles), "tiles", f"{why}, as {tiles[0]}") for why, tiles in left_out.items()]
     return Survey(images, masks, splits, frames, points, legend_file, bands, skipped)
 
 
@@ -97,6 +102,8 @@ class _Seen(NamedTuple):
         height, width, bands = raster.pixels.shape
         step = max(1, round((height * width / _SAMPLES) ** 0.5))
         thinned = raster.pixels[::step, ::step][raster.valid[::step, ::step]]
+        if raster.pixels.dtype == np.uint8:
+            thinned = thinned[:0]  # scaled by the type's own range
         frame = Frame(height, width, raster.transform, raster.crs)
         return cls(frame, raster.pixels.dtype, thinned.reshape(-1, bands))
 
@@ -123,31 +130,45 @@ def _check_alike(rasters: dict[str, _Seen], images: dict[str, Path]) -> None:
             )
 
 
-def _scaling(seen: list[_Seen]) -> datasets.Bands:
+def _scaling(seen: list[_Seen], folder: Path) -> datasets.Bands:
     """8-bit bands as they are, others from the 1 % to the 99 % quantile of the training tiles' valid pixels."""
     dtype, count = seen[0].dtype, seen[0].sample.shape[1]
     if dtype == np.uint8:
         return datasets.Bands("uint8", (0.0,) * count, (255.0,) * count)
-    low, high = np.quantile(np.concatenate([s.sample for s in seen]), [0.01, 0.99], axis=0)
+    samples = np.concatenate([s.sample for s in seen])
+    if not len(samples):
+        raise UserError(f"{folder}: no pixel of the training tiles has data; expected some; see their nodata value")
+    low, high = np.quantile(samples, [0.01, 0.99], axis=0)
     flat = np.flatnonzero(high <= low)
     if flat.size:
-        raise UserError(f"band {flat[0] + 1} has one value, {low[flat[0]]:g}, on the training tiles; leave it out")
+        raise UserError(
+            f"{folder}: band {flat[0] + 1} is {low[flat[0]]:g} nearly everywhere on the training tiles; expected a "
+            "range of values; leave the band out"
+        )
     return datasets.Bands(dtype.name, tuple(low.tolist()), tuple(high.tolist()))
 
 
-def _splits(folder: Path, tiles: list[str], masked: set[str], pointed: set[str]) -> dict[str, list[str]]:
+def _splits(
+    folder: Path, tiles: list[str], masked: set[str], pointed: set[str]
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """The tiles of each split, and those of none by the reason why."""
     regions = _regions(folder / "groups.csv", tiles)
     lists = sorted((folder / "splits").glob("*.txt"))
-    splits = _read_lists(lists, tiles, masked | pointed) if lists else _draw_splits(tiles, masked, pointed, regions)
-    home: dict[str, str] = {}
+    if not lists:
+        return _draw_splits(tiles, masked, pointed, regions)
+    splits = _read_lists(lists, tiles, masked | pointed)
+    home: dict[str, tuple[str, str]] = {}
     for split, members in splits.items():
-        for tile in members:
-            if home.setdefault(regions[tile], split) != split and split != datasets.UNLABELLED:
+        for tile in members if split != datasets.UNLABELLED else []:
+            first, other = home.setdefault(regions[tile], (split, tile))
+            if first != split:
                 raise UserError(
-                    f"{folder / 'splits'}: region {regions[tile]!r} of groups.csv is in {home[regions[tile]]} and in "
+                    f"{folder / 'splits'}: region {regions[tile]!r} of groups.csv is in {first} (tile {other}) and in "
                     f"{split} (tile {tile}); expected each region in one split; move its tiles together"
                 )
-    return splits
+    listed = {tile for members in splits.values() for tile in members}
+    left = [tile for tile in tiles if tile not in listed]
+    return splits, {"in no list of splits/": left} if left else {}
 
 
 def _regions(path: Path, tiles: list[str]) -> dict[str, str]:
@@ -155,27 +176,36 @@ def _regions(path: Path, tiles: list[str]) -> dict[str, str]:
     regions = {tile: tile for tile in tiles}
     if not path.exists():
         return regions
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        if not {"tile", "region"} <= set(rows.fieldnames or ()):
-            raise UserError(f"{path}: columns are {rows.fieldnames}; expected tile and region")
-        for number, row in enumerate(rows, 2):
-            if row["tile"] not in regions:
-                raise UserError(f"{path}, line {number}: no image of tile {row['tile']!r}; expected <tile> in images/")
-            regions[row["tile"]] = row["region"]
+    named: set[str] = set()
+    rows = csv.DictReader(io.StringIO(_text(path), newline=""))
+    if not {"tile", "region"} <= set(rows.fieldnames or ()):
+        raise UserError(f"{path}: columns are {rows.fieldnames}; expected tile and region")
+    for row in rows:
+        tile, place = row["tile"], f"{path}, line {rows.line_num}"
+        if tile not in regions:
+            raise UserError(f"{place}: no image of tile {tile!r}; expected <tile> in images/, without a suffix")
+        if tile in named:
+            raise UserError(f"{place}: tile {tile} is named before; expected each tile once")
+        if not row["region"]:
+            raise UserError(f"{place}: tile {tile} has no region; expected a name")
+        named.add(tile)
+        regions[tile] = row["region"]
     return regions
 
 
 def _read_lists(lists: list[Path], tiles: list[str], labelled: set[str]) -> dict[str, list[str]]:
     places: dict[str, str] = {}
     splits: dict[str, list[str]] = {}
+    known = set(tiles)
     for path in lists:
+        if not re.fullmatch(r"[A-Za-z]\w*", path.stem) or path.stem == "all":
+            raise UserError(f"{path}: {path.stem!r} cannot name a split; expected letters, digits and _, and not 'all'")
         splits[path.stem] = []
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+        for number, line in enumerate(_text(path).splitlines(), 1):
             tile, place = line.strip(), f"{path}, line {number}"
             if not tile:
                 continue
-            if tile not in tiles:
+            if tile not in known:
                 raise UserError(f"{place}: no image of tile {tile!r}; expected <tile> in images/, without a suffix")
             if tile in places:
                 raise UserError(f"{place}: tile {tile} is named before, in {places[tile]}; expected each tile once")
@@ -189,26 +219,34 @@ def _read_lists(lists: list[Path], tiles: list[str], labelled: set[str]) -> dict
     return {split: members for split, members in splits.items() if members}
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is no UTF-8 ({error.reason}); expected text; save it as UTF-8") from error
+
+
 def _draw_splits(
     tiles: list[str], masked: set[str], pointed: set[str], regions: dict[str, str]
-) -> dict[str, list[str]]:
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """The split without lists, as the module's head says: any machine and any numpy draw the same."""
     drawn = sorted({regions[tile] for tile in tiles if tile in masked}, key=_draw)
-    ends = np.rint(np.cumsum(list(_SHARES.values())) * len(drawn)).astype(int)
-    parts = zip(_SHARES, np.split(np.array(drawn, object), ends[:-1]), strict=True)
-    split_of = {region: split for split, part in parts for region in part}
-    splits: dict[str, list[str]] = {}
+    ends = [round(len(drawn) * share) for share in itertools.accumulate(_SHARES.values())]
+    split_of = {
+        region: split
+        for split, (start, end) in zip(_SHARES, itertools.pairwise([0, *ends]), strict=True)
+        for region in drawn[start:end]
+    }
+    splits: dict[str, list[str]] = {split: [] for split in (*_SHARES, datasets.UNLABELLED)}
+    beside = []
     for tile in tiles:
-        if tile in masked or tile in pointed:
-            # With points alone it cannot be scored; beside a region that is scored it would give that away.
-            split = split_of.get(regions[tile], "train")
-            if tile not in masked and split != "train":
-                continue
+        split = split_of.get(regions[tile], "train") if tile in masked or tile in pointed else datasets.UNLABELLED
+        if split in _SHARES and split != "train" and tile not in masked:
+            beside.append(tile)  # it cannot be scored, and would give away the region if it taught
         else:
-            split = datasets.UNLABELLED
-        splits.setdefault(split, []).append(tile)
-    order = [*_SHARES, datasets.UNLABELLED]
-    return {split: splits[split] for split in order if split in splits}
+            splits[split].append(tile)
+    left_out = {"points alone, in a region that is scored": beside} if beside else {}
+    return {split: members for split, members in splits.items() if members}, left_out
 
 
 def _draw(region: str) -> bytes:
@@ -253,7 +291,7 @@ class Folder(tfds.core.ShardBasedBuilder):
             metadata=tfds.core.MetadataDict(
                 legend=found.legend_file.legend.to_dict(),
                 bands=found.bands._asdict(),
-                georeference={t: (frame.transform, frame.crs) for t, frame in found.frames.items() if frame.crs},
+                georeference={t: (frame.transform, frame.crs) for t, frame in found.frames.items() if frame.transform},
                 points=points,
             ),
         )
@@ -289,14 +327,11 @@ class Folder(tfds.core.ShardBasedBuilder):
                     f"image is {width}x{height} pixels; "
                     "expected the same; was one of them resized?"
                 )
-            mask = self.survey.legend_file.class_ids(classes.pixels, str(where))
-            mask[~classes.valid] = IGNORE
-        # What has no data teaches nothing and is not scored.
+            mask[classes.valid] = self.survey.legend_file.class_ids(classes.pixels[classes.valid], str(where))
         mask[~raster.valid] = IGNORE
-        pixels = np.where(raster.valid[..., None], raster.pixels, raster.pixels.dtype.type(0))
-        image: Any = pixels
+        image: Any = raster.pixels
         if datasets.is_picture(self.survey.bands):
-            image = path.read_bytes() if path.suffix.lower() in (".jpg", ".jpeg") else _png(pixels)
+            image = path.read_bytes() if path.suffix.lower() in (".jpg", ".jpeg") else _png(raster.pixels)
         return {"tile_id": tile, "image": image, "mask": _png(mask)}
 
 

@@ -22,7 +22,7 @@ class LegendFile(NamedTuple):
     ignore: tuple[int, ...]
 
     def class_ids(self, mask: np.ndarray, name: str) -> np.ndarray:
-        """Class ids or IGNORE, uint8 `[H, W]`, of a mask's pixels `[H, W, 1]`, ids, or `[H, W, 3]`, colours.
+        """Class ids or IGNORE, uint8 `[...]`, of a mask's pixels `[..., 1]`, ids, or `[..., 3]`, colours.
 
         Raises:
           UserError: a value is no class, or the mask has other bands; the message has `name`.
@@ -34,7 +34,7 @@ class LegendFile(NamedTuple):
                 f"{name}: {mask.shape[-1]} bands of {mask.dtype}; expected one band of class ids, or the legend's "
                 "colours in three bands of uint8"
             )
-        values, place, counts = np.unique(mask[..., 0], return_inverse=True, return_counts=True)
+        values, place, counts = np.unique(mask, return_inverse=True, return_counts=True)
         classes = {value: class_id for class_id, value in enumerate(self.ids)} | dict.fromkeys(self.ignore, IGNORE)
         stray = [f"{v} at {n} pixels" for v, n in zip(values, counts, strict=True) if int(v) not in classes]
         if stray:
@@ -44,7 +44,7 @@ class LegendFile(NamedTuple):
                 "legend.yaml, as a class or under `ignore`"
             )
         table = np.array([classes[int(value)] for value in values], np.uint8)
-        return table[place].reshape(mask.shape[:2])
+        return table[place].reshape(mask.shape[:-1])
 
 
 def read_legend(path: Path) -> LegendFile:
@@ -56,11 +56,11 @@ def read_legend(path: Path) -> LegendFile:
     if not path.exists():
         raise UserError(f"{path}: no such file; expected {_EXAMPLE}")
     try:
-        content: Any = yaml.safe_load(path.read_text())
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
         unknown = content.get("unknown")
-        classes = [(str(row["name"]), int(row["id"]), row["color"]) for row in content["classes"]]
-        colors = {name: (int(r), int(g), int(b)) for name, _, (r, g, b) in classes}
-        ignore = tuple(int(value) for value in content.get("ignore", ()))
+        classes = [(_name(row["name"]), _whole(row["id"]), row["color"]) for row in content["classes"]]
+        colors = [(_whole(r), _whole(g), _whole(b)) for _, _, (r, g, b) in classes]
+        ignore = tuple(_whole(value) for value in content.get("ignore") or ())
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         told = " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read ({type(error).__name__}: {told}); expected {_EXAMPLE}") from error
@@ -71,10 +71,24 @@ def read_legend(path: Path) -> LegendFile:
     twice = sorted({value for value in ids if ids.count(value) > 1} | {value for value in ids if value in ignore})
     if twice:
         raise UserError(f"{path}: id {twice[0]} stands for two things; expected one meaning an id")
-    if any(not 0 <= value <= 255 for color in colors.values() for value in color):
-        raise UserError(f"{path}: a colour is outside 0 .. 255; expected three numbers from 0 to 255 a class")
-    classes.sort(key=lambda row: row[0] == unknown)
-    legend = Legend(
-        tuple(name for name, _, _ in classes), tuple(colors[name] for name, _, _ in classes), unknown is not None
-    )
-    return LegendFile(legend, tuple(value for _, value, _ in classes), ignore)
+    for name, color in zip(names, colors, strict=True):
+        if not all(0 <= value <= 255 for value in color):
+            raise UserError(f"{path}: the colour of {name!r} is {color}; expected three numbers from 0 to 255")
+    order = sorted(range(len(names)), key=lambda index: names[index] == unknown)
+    try:
+        legend = Legend(tuple(names[i] for i in order), tuple(colors[i] for i in order), unknown is not None)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return LegendFile(legend, tuple(ids[i] for i in order), ignore)
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, bool) or value is None:  # what YAML makes of no, yes and nothing
+        raise ValueError(f"name {value!r}; put it in quotes")
+    return str(value).strip()
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{value!r} is no whole number")
+    return value
