@@ -69,7 +69,8 @@ def score_split(model: trained.Trained, builder: tfds.core.DatasetBuilder, split
         if index % max(1, len(raw) // 10) == 0 or index + 1 == len(raw):
             print(f"evaluate {split}: tiles {progress.line(index + 1)}", flush=True)
     seconds = time.monotonic() - start
-    majority = max(range(legend.num_known), key=lambda c: model.about["label_counts"][legend.names[c]])
+    # Of the truth: labels balanced over classes have no majority.
+    majority = int(matrices.sum((0, 2))[: legend.num_known].argmax())
     constant = np.zeros_like(matrices[0])
     constant[:, majority] = matrices.sum((0, 2))
     result = {
@@ -77,6 +78,7 @@ def score_split(model: trained.Trained, builder: tfds.core.DatasetBuilder, split
         "protocol": protocol_name,
         "dataset": builder.info.full_name,
         "step": model.step,
+        "legend": legend.to_dict(),
         "num_tiles": len(raw),
         "points": config.points.to_dict()
         | {name: value for name, value in model.about.items() if name not in _WHO_TAUGHT},
@@ -123,7 +125,7 @@ def print_scores(result: dict[str, Any]) -> None:
     low, high = result["miou_interval_over_tiles"]
     print(
         f"{result['split']} ({result['protocol']}): mIoU {result['miou']:.3f} [{low:.3f}, {high:.3f}] "
-        f"over {result['num_tiles']} tiles; majority class {result['majority_miou']:.3f}"
+        f"over {result['num_tiles']} tiles; {result['majority_class']} everywhere {result['majority_miou']:.3f}"
     )
     table = Table()
     table.add_column("class")

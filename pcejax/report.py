@@ -24,6 +24,8 @@ td:first-child, th:first-child { text-align: left; }
 img { max-width: 100%; height: auto; }
 figcaption, .note { color: #777; }
 figure { margin: 1rem 0; }
+.key > span { margin-right: 1rem; white-space: nowrap; }
+.color { display: inline-block; width: .8rem; height: .8rem; margin-right: .3rem; border: 1px solid #888; }
 pre { overflow-x: auto; background: #8882; padding: 1rem; }
 """
 
@@ -82,12 +84,23 @@ def _scores(workdir: Path, result: dict[str, Any]) -> str:
     path = runs.baselines_path(workdir, result["split"])
     if path.exists():
         rows += [(name, scores["miou"], scores["iou"]) for name, scores in json.loads(path.read_text()).items()]
-    rows.append((f"majority class of the labels ({result['majority_class']})", result["majority_miou"], {}))
+    rows.append(
+        (f"the commonest class of the truth everywhere ({result['majority_class']})", result["majority_miou"], {})
+    )
     table = _table(
         ["taught by the same labels", "mIoU", *(f"{name} IoU" for name in result["iou"])],
         ([name, miou, *("absent" if iou is None else iou for iou in ious.values())] for name, miou, ious in rows),
     )
-    return f"<p>{html.escape(about)}</p>{table}"
+    return f"<p>{html.escape(about)}</p>{table}{_key(result['legend'])}"
+
+
+def _key(legend: dict[str, Any]) -> str:
+    """The colours of the maps."""
+    swatches = (
+        f"<span><span class='color' style='background:rgb({r},{g},{b})'></span>{html.escape(name)}</span>"
+        for name, (r, g, b) in zip(legend["names"], legend["colors"], strict=True)
+    )
+    return f"<p class='key'>{' '.join(swatches)}</p>"
 
 
 def _budget(points: dict[str, Any]) -> str:

@@ -51,6 +51,7 @@ def evaluation(split="test", **changes):
         "overall_accuracy": 0.71234,
         "kappa": 0.41234,
         "miou_interval_over_tiles": [0.31234, 0.91234],
+        "legend": {"names": ["water", "barren"], "colors": [[0, 0, 255], [255, 255, 255]], "has_unknown": False},
         "majority_class": "water",
         "majority_miou": 0.11234,
         "points": {
