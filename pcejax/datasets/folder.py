@@ -32,8 +32,9 @@ from pcejax.datasets.folder_splits import find_splits
 from pcejax.datasets.legend_file import LegendFile, read_legend
 from pcejax.datasets.rasters import SUFFIXES, Raster, read_raster
 from pcejax.errors import UserError
+from pcejax.frames import Frame
 from pcejax.legend import IGNORE
-from pcejax.point_files import Frame, Points
+from pcejax.points import Points
 
 _SHARD_BYTES = 256_000_000  # TFDS holds one shard in memory
 _SAMPLES = 40_000  # pixels of a tile, about, that the scaling is found on
@@ -78,7 +79,7 @@ def survey(folder: Path) -> Survey:
     found = [path for suffix in _POINT_SUFFIXES if (path := folder / f"points{suffix}").exists()]
     if len(found) > 1:
         raise UserError(f"{folder}: {found[0].name} and {found[1].name}; expected one file of points; move one away")
-    points = point_files.read_points(found[0], frames, legend_file.legend, seed=0) if found else {}
+    points = point_files.read_points(found[0], frames, legend_file.legend, 0, legend_file.ids) if found else {}
     splits, left_out = find_splits(folder, sorted(images), set(masks) & set(images), set(points))
     bands = _scaling([rasters[tile] for tile in splits.get("train", sorted(images))], folder / "images")
     skipped += [(len(tiles), "tiles", f"{why}, as {tiles[0]}") for why, tiles in left_out.items()]
@@ -180,6 +181,7 @@ class Folder(tfds.core.ShardBasedBuilder):
             disable_shuffling=True,
             metadata=tfds.core.MetadataDict(
                 legend=found.legend_file.legend.to_dict(),
+                ids=found.legend_file.ids,
                 bands=found.bands._asdict(),
                 georeference={t: (frame.transform, frame.crs) for t, frame in found.frames.items() if frame.transform},
                 points=points,
