@@ -142,7 +142,7 @@ def _clicks(builder: tfds.core.DatasetBuilder, config: ml_collections.ConfigDict
     """The points of the file that the run names, or else of the one that the dataset was prepared with."""
     frames, legend, seed = datasets.frames_of(builder), datasets.legend_of(builder), config.points.seed
     if config.points.file:
-        return point_files.read_points(config.points.file, frames, legend, seed)
+        return point_files.read_points(config.points.file, frames, legend, seed, datasets.ids_of(builder))
     stored = builder.info.metadata.get("points")
     if not stored:
         raise UserError(

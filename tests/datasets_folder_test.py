@@ -189,7 +189,11 @@ def test_lists_are_followed_and_what_they_leave_out_is_told(tmp_path, capsys):
 
 def test_points_of_the_folder_teach_exactly_their_pixels_without_any_mask(tmp_path):
     clicked = {"a": {(3, 4): 0, (20, 29): 2}, "b": {(0, 0): 1}}
-    lines = [f"{tile},{r},{c},{NAMES[k]}" for tile, pixels in clicked.items() for (r, c), k in pixels.items()]
+    lines = [
+        f"{tile},{r},{c},{IDS[k] if tile == 'b' else NAMES[k]}"
+        for tile, pixels in clicked.items()
+        for (r, c), k in pixels.items()
+    ]
     root = own_folder(tmp_path, "abc", points=lines)
     prepare(root)
     loaded = tiles.load(config_of(root))
@@ -215,7 +219,8 @@ def test_a_runs_own_file_of_points_is_read_in_map_coordinates(tmp_path):
     x, y = TRANSFORM[2] + 10 * (30 + 5.5), TRANSFORM[5] - 10 * 2.5
     point = {"type": "Point", "coordinates": [x, y]}
     crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32652"}}
-    features = [{"type": "Feature", "properties": {"class": "wood"}, "geometry": point}]
+    # A class by its number is one of the masks, 3, not the third of the legend.
+    features = [{"type": "Feature", "properties": {"class": 3}, "geometry": point}]
     (root / "points.geojson").write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": features}))
     loaded = tiles.load(config_of(root, **{"points.file": str(root / "points.geojson")}))
     assert loaded.tile_ids == ["b"]

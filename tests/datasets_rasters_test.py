@@ -195,5 +195,5 @@ def test_other_types_of_numbers_are_refused(tmp_path):
 def test_a_tiff_without_the_extra_says_what_to_install(tmp_path, monkeypatch):
     path = write_tiff(tmp_path / "a.tif", random_pixels(1))
     monkeypatch.setitem(sys.modules, "rasterio", None)
-    with pytest.raises(UserError, match=r"pip install -e \.\[geo\]"):
+    with pytest.raises(UserError, match=r"a.tif: rasterio is not installed; .*pip install -e \.\[geo\]"):
         read_raster(path)

@@ -11,9 +11,10 @@ from rasterio.enums import WktVersion
 from configs import default
 from pcejax import keys, points
 from pcejax.errors import UserError
+from pcejax.frames import Frame
 from pcejax.label_options import label_options
 from pcejax.legend import DEEPGLOBE, Legend
-from pcejax.point_files import Frame, read_points, write_points
+from pcejax.point_files import read_points, write_points
 from pcejax.points import Points
 
 UNKNOWN = DEEPGLOBE.num_known

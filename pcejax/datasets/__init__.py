@@ -21,8 +21,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from pcejax.errors import UserError
+from pcejax.frames import Frame
 from pcejax.legend import Legend
-from pcejax.point_files import Frame
 
 UNLABELLED = "unlabelled"
 """The split of tiles without a mask."""
@@ -100,6 +100,11 @@ def open_dataset(name: str, data_dir: str | Path) -> tfds.core.DatasetBuilder:
 def legend_of(builder: tfds.core.DatasetBuilder) -> Legend:
     """The legend that the dataset was built with."""
     return Legend.from_dict(builder.info.metadata["legend"])
+
+
+def ids_of(builder: tfds.core.DatasetBuilder) -> list[int]:
+    """The number that each class of the legend has in the user's own files."""
+    return builder.info.metadata.get("ids") or list(range(legend_of(builder).num_classes))
 
 
 def bands_of(builder: tfds.core.DatasetBuilder) -> Bands:

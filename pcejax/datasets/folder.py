@@ -16,12 +16,8 @@ What a file calls no data, by an alpha band, a nodata value or NaN, is 0 in the 
 
 from __future__ import annotations
 
-import csv
 import functools
-import hashlib
 import io
-import itertools
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,14 +28,14 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from pcejax import datasets, point_files
+from pcejax.datasets.folder_splits import find_splits
 from pcejax.datasets.legend_file import LegendFile, read_legend
 from pcejax.datasets.rasters import SUFFIXES, Raster, read_raster
 from pcejax.errors import UserError
+from pcejax.frames import Frame
 from pcejax.legend import IGNORE
-from pcejax.point_files import Frame, Points
+from pcejax.points import Points
 
-_SHARES = {"train": 0.7, "validation": 0.15, "test": 0.15}
-_SEED = 0  # of the split without lists
 _SHARD_BYTES = 256_000_000  # TFDS holds one shard in memory
 _SAMPLES = 40_000  # pixels of a tile, about, that the scaling is found on
 _POINT_SUFFIXES = (".csv", ".geojson", ".gpkg")
@@ -83,8 +79,8 @@ def survey(folder: Path) -> Survey:
     found = [path for suffix in _POINT_SUFFIXES if (path := folder / f"points{suffix}").exists()]
     if len(found) > 1:
         raise UserError(f"{folder}: {found[0].name} and {found[1].name}; expected one file of points; move one away")
-    points = point_files.read_points(found[0], frames, legend_file.legend, seed=0) if found else {}
-    splits, left_out = _splits(folder, sorted(images), set(masks) & set(images), set(points))
+    points = point_files.read_points(found[0], frames, legend_file.legend, 0, legend_file.ids) if found else {}
+    splits, left_out = find_splits(folder, sorted(images), set(masks) & set(images), set(points))
     bands = _scaling([rasters[tile] for tile in splits.get("train", sorted(images))], folder / "images")
     skipped += [(len(tiles), "tiles", f"{why}, as {tiles[0]}") for why, tiles in left_out.items()]
     return Survey(images, masks, splits, frames, points, legend_file, bands, skipped)
@@ -148,111 +144,6 @@ def _scaling(seen: list[_Seen], folder: Path) -> datasets.Bands:
     return datasets.Bands(dtype.name, tuple(low.tolist()), tuple(high.tolist()))
 
 
-def _splits(
-    folder: Path, tiles: list[str], masked: set[str], pointed: set[str]
-) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """The tiles of each split, and those of none by the reason why."""
-    regions = _regions(folder / "groups.csv", tiles)
-    lists = sorted((folder / "splits").glob("*.txt"))
-    if not lists:
-        return _draw_splits(tiles, masked, pointed, regions)
-    splits = _read_lists(lists, tiles, masked | pointed)
-    home: dict[str, tuple[str, str]] = {}
-    for split, members in splits.items():
-        for tile in members if split != datasets.UNLABELLED else []:
-            first, other = home.setdefault(regions[tile], (split, tile))
-            if first != split:
-                raise UserError(
-                    f"{folder / 'splits'}: region {regions[tile]!r} of groups.csv is in {first} (tile {other}) and in "
-                    f"{split} (tile {tile}); expected each region in one split; move its tiles together"
-                )
-    listed = {tile for members in splits.values() for tile in members}
-    left = [tile for tile in tiles if tile not in listed]
-    return splits, {"in no list of splits/": left} if left else {}
-
-
-def _regions(path: Path, tiles: list[str]) -> dict[str, str]:
-    """The region of each tile; a tile that `groups.csv` does not name is a region of its own."""
-    regions = {tile: tile for tile in tiles}
-    if not path.exists():
-        return regions
-    named: set[str] = set()
-    rows = csv.DictReader(io.StringIO(_text(path), newline=""))
-    if not {"tile", "region"} <= set(rows.fieldnames or ()):
-        raise UserError(f"{path}: columns are {rows.fieldnames}; expected tile and region")
-    for row in rows:
-        tile, place = row["tile"], f"{path}, line {rows.line_num}"
-        if tile not in regions:
-            raise UserError(f"{place}: no image of tile {tile!r}; expected <tile> in images/, without a suffix")
-        if tile in named:
-            raise UserError(f"{place}: tile {tile} is named before; expected each tile once")
-        if not row["region"]:
-            raise UserError(f"{place}: tile {tile} has no region; expected a name")
-        named.add(tile)
-        regions[tile] = row["region"]
-    return regions
-
-
-def _read_lists(lists: list[Path], tiles: list[str], labelled: set[str]) -> dict[str, list[str]]:
-    places: dict[str, str] = {}
-    splits: dict[str, list[str]] = {}
-    known = set(tiles)
-    for path in lists:
-        if not re.fullmatch(r"[A-Za-z]\w*", path.stem) or path.stem == "all":
-            raise UserError(f"{path}: {path.stem!r} cannot name a split; expected letters, digits and _, and not 'all'")
-        splits[path.stem] = []
-        for number, line in enumerate(_text(path).splitlines(), 1):
-            tile, place = line.strip(), f"{path}, line {number}"
-            if not tile:
-                continue
-            if tile not in known:
-                raise UserError(f"{place}: no image of tile {tile!r}; expected <tile> in images/, without a suffix")
-            if tile in places:
-                raise UserError(f"{place}: tile {tile} is named before, in {places[tile]}; expected each tile once")
-            if tile not in labelled and path.stem != datasets.UNLABELLED:
-                raise UserError(f"{place}: tile {tile} has neither mask nor points; expected one of them; add it")
-            places[tile] = place
-            splits[path.stem].append(tile)
-    unlabelled = [tile for tile in tiles if tile not in places and tile not in labelled]
-    if unlabelled:
-        splits.setdefault(datasets.UNLABELLED, []).extend(unlabelled)
-    return {split: members for split, members in splits.items() if members}
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is no UTF-8 ({error.reason}); expected text; save it as UTF-8") from error
-
-
-def _draw_splits(
-    tiles: list[str], masked: set[str], pointed: set[str], regions: dict[str, str]
-) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """The split without lists, as the module's head says: any machine and any numpy draw the same."""
-    drawn = sorted({regions[tile] for tile in tiles if tile in masked}, key=_draw)
-    ends = [round(len(drawn) * share) for share in itertools.accumulate(_SHARES.values())]
-    split_of = {
-        region: split
-        for split, (start, end) in zip(_SHARES, itertools.pairwise([0, *ends]), strict=True)
-        for region in drawn[start:end]
-    }
-    splits: dict[str, list[str]] = {split: [] for split in (*_SHARES, datasets.UNLABELLED)}
-    beside = []
-    for tile in tiles:
-        split = split_of.get(regions[tile], "train") if tile in masked or tile in pointed else datasets.UNLABELLED
-        if split in _SHARES and split != "train" and tile not in masked:
-            beside.append(tile)  # it cannot be scored, and would give away the region if it taught
-        else:
-            splits[split].append(tile)
-    left_out = {"points alone, in a region that is scored": beside} if beside else {}
-    return {split: members for split, members in splits.items() if members}, left_out
-
-
-def _draw(region: str) -> bytes:
-    return hashlib.sha256(f"folder/{_SEED}/{region}".encode()).digest()
-
-
 class FolderConfig(tfds.core.BuilderConfig):
     """Names one folder's dataset: `folder/<name>`."""
 
@@ -290,6 +181,7 @@ class Folder(tfds.core.ShardBasedBuilder):
             disable_shuffling=True,
             metadata=tfds.core.MetadataDict(
                 legend=found.legend_file.legend.to_dict(),
+                ids=found.legend_file.ids,
                 bands=found.bands._asdict(),
                 georeference={t: (frame.transform, frame.crs) for t, frame in found.frames.items() if frame.transform},
                 points=points,

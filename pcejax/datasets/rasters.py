@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pcejax.errors import UserError
+from pcejax.frames import import_geo
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
@@ -69,9 +70,9 @@ def _read_picture(path: Path, indices: bool) -> Raster:
 
 def _read_tiff(path: Path, indices: bool) -> Raster:
     try:
-        import rasterio
-    except ImportError as error:
-        raise UserError(f"{path}: TIFF files need the extra `geo`: pip install -e .[geo]") from error
+        rasterio = import_geo("rasterio")
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     try:
         with warnings.catch_warnings():
             # A TIFF may well lie nowhere.
