@@ -3,6 +3,9 @@
 Command, from the archive to scores:
   scripts/prepare_data.py --dataset=deepglobe --manual_dir=<archive> --data_dir=data
   scripts/train.py --config=configs/unet.py --workdir=runs/unet
+
+`:cpu` on six tiles, 2 shared CPU cores: 12 minutes, mIoU 0.498 on the rest of the clicked tiles and 0.172 on two others
+(README.md has the command). Without a variant: for accelerators, not measured yet.
 """
 
 import ml_collections
