@@ -71,7 +71,8 @@ def _centre_line(stratum: np.ndarray, depth: np.ndarray, seed: int, tile_id: str
     wobble = 1.0 + 0.1 * keys.unit(keys.pixel_keys(seed, tile_id, pixels, "wobble"))
     here = node[:-1, 1:-1]
     pairs = [np.stack([here, there], -1).reshape(-1, 2) for there in (node[:-1, 2:], *_below(node))]
-    start, end = (pair := np.concatenate(pairs))[(pair >= 0).all(-1)].T
+    # int32: some releases of SciPy find no way in a graph whose indices are longer.
+    start, end = (pair := np.concatenate(pairs).astype(np.int32))[(pair >= 0).all(-1)].T
     length = np.hypot(*(place[start] - place[end]).T) * (wobble[start] + wobble[end]) / 2
     shape = (len(place), len(place))
     by_length = scipy.sparse.csr_array((length, (start, end)), shape)

@@ -173,7 +173,7 @@ def test_the_start_and_the_end_are_told(uncut):
     _, told = uncut
     for text in (
         "devices: 1 x cpu, 16 crops each a step",
-        "tiles: 4, ",
+        "tiles: 4 labelled, ",
         "labels: 10 points per class and tile: ",
         "Total: ",
         f"train: steps {STEPS}/{STEPS}",
