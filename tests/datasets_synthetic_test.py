@@ -158,3 +158,8 @@ def test_bad_arguments_are_told(arguments, told):
 
 def test_the_name_says_what_is_in_it():
     assert SyntheticConfig().name == "768px_16-4-4-4_seed0"
+
+
+def test_a_dataset_that_tfds_alone_prepared_has_no_sizes_and_says_so(prepared):
+    with pytest.raises(UserError, match=r"holds no sizes of tiles; .* prepare it anew"):
+        datasets.frames_of(prepared[0])

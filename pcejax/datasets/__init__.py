@@ -114,7 +114,16 @@ def bands_of(builder: tfds.core.DatasetBuilder) -> Bands:
 
 
 def frames_of(builder: tfds.core.DatasetBuilder) -> dict[str, Frame]:
-    """Size of every tile, by its id, and of georeferenced ones where they lie."""
+    """Size of every tile, by its id, and of georeferenced ones where they lie.
+
+    Raises:
+      UserError: the dataset was prepared by TFDS alone, which does not keep the sizes.
+    """
+    if "sizes" not in (builder.info.metadata or {}):
+        raise UserError(
+            f"{builder.data_dir}: holds no sizes of tiles; expected a dataset that scripts/prepare_data.py prepared; "
+            "delete that folder and prepare it anew"
+        )
     placed = builder.info.metadata.get("georeference", {})
     return {
         tile_id: Frame(height, width, *((tuple(place[0]), place[1]) if (place := placed.get(tile_id)) else ()))
