@@ -30,6 +30,8 @@ class Archive:
         """
         try:
             return self._read(name)
+        # By EOFError zipfile tells of a cut file, by RuntimeError of an encrypted one, by NotImplementedError of a
+        # compression that it does not know.
         except (OSError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{self.where(name)}: cannot be read: {error}; get the archive or the file anew") from error
 

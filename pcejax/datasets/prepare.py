@@ -53,19 +53,20 @@ class Job(NamedTuple):
     plan: Callable[[Any], Plan]  # of that builder, or here; it may take seconds
 
 
+def _plan_of_survey(builder: Any) -> Plan:
+    """Of a builder that surveys its source."""
+    survey = builder.survey
+    return Plan(sum(map(len, survey.splits.values())), survey.num_bytes, survey.skipped)
+
+
 def _deepglobe(manual_dir: str | None = None) -> Job:
     from pcejax.datasets.deepglobe import Deepglobe
 
     source = Path(manual_dir).expanduser() if manual_dir else None
-
-    def plan(builder: Deepglobe) -> Plan:
-        tiles = sum(map(len, builder.survey.splits.values()))
-        return Plan(tiles, builder.survey.num_bytes, builder.survey.skipped)
-
     return Job(
         f"deepglobe/{Deepglobe.VERSION}",
         lambda data_dir: Deepglobe(manual_dir=source, data_dir=data_dir, file_format="array_record"),
-        plan,
+        _plan_of_survey,
     )
 
 
@@ -102,11 +103,7 @@ def _folder(manual_dir: str | None = None, name: str | None = None) -> Job:
         config = FolderConfig(name=name)
         return Folder(manual_dir=source, config=config, data_dir=data_dir, file_format="array_record")
 
-    def plan(builder: Folder) -> Plan:
-        tiles = sum(map(len, builder.survey.splits.values()))
-        return Plan(tiles, builder.survey.num_bytes, builder.survey.skipped)
-
-    return Job(f"folder/{name}/{Folder.VERSION}", build, plan)
+    return Job(f"folder/{name}/{Folder.VERSION}", build, _plan_of_survey)
 
 
 _DATASETS: dict[str, Callable[..., Job]] = {
