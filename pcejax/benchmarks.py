@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from pcejax import input_pipeline, parallel, tile_cache, tiles
-from pcejax.legend import IGNORE
+from pcejax import input_pipeline, losses, models, optimizer, parallel, steps, tile_cache, tiles
+from pcejax.legend import DEEPGLOBE, IGNORE
+from pcejax.models import summary
+from pcejax.train_state import state_shapes
 
 _TILES, _SIDE = 8, 2448  # DeepGlobe's size
 
@@ -61,3 +64,48 @@ def measure_input(config: ml_collections.ConfigDict, num_steps: int) -> list[dic
                 }
             )
     return rows
+
+
+def measure_model(config: ml_collections.ConfigDict, size: int) -> dict[str, Any]:
+    """What the model of `config` costs in training, float32 and one crop of `size` pixels a device; nothing is run.
+
+    The peak is the compiler's own figure for the whole training step on the device at hand: state, crop,
+    activations and gradients that it keeps, and its scratch space. Resident tiles come on top.
+    """
+    config.model.dtype = "float32"
+    num_logits, shape = DEEPGLOBE.num_classes - 1, (1, size, size, 3)
+    model = models.create_model(config.model, num_logits)
+    tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps)
+    train_step = steps.make_train_step(
+        models.create_model(config.model, num_logits, axis_name=parallel.AXIS),
+        tx,
+        losses.partial_cross_entropy,
+        lambda keys, image, label: (image, label),
+        class_names=DEEPGLOBE.names[:num_logits],
+        cut=lambda batch, plan: batch,
+        ema_decay=config.train.ema_decay,
+    )
+    batch = tiles.Batch(
+        jax.ShapeDtypeStruct((1, *shape), jnp.uint8),
+        jax.ShapeDtypeStruct((1, *shape[:3]), jnp.uint8),
+        jax.ShapeDtypeStruct((1, 1, DEEPGLOBE.num_classes), jnp.float32),
+    )
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    knobs = steps.Knobs(key, jax.ShapeDtypeStruct((num_logits,), jnp.float32))
+    plan = jax.ShapeDtypeStruct((1, 1, 4), jnp.int32)
+    mapped = parallel.map_train_step(train_step, resident=False)
+    memory = mapped.lower(state_shapes(model, tx, shape), batch, plan, knobs).compile().memory_analysis()
+    told = summary.model_summary(model, config.model, shape)
+    return {
+        "model": summary.describe(told),
+        "parameters": told["parameters"],
+        "gflops": told["gflops"],
+        "receptive_field": told["receptive_field"],
+        "size": size,
+        # Donated arguments come back as outputs in the same place.
+        "peak_bytes": memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes,
+        "devices": parallel.describe(),
+    }

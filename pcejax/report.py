@@ -14,6 +14,7 @@ import matplotlib.figure
 
 from pcejax import runs, writers
 from pcejax.label_options import describe, label_options
+from pcejax.models import summary
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -35,12 +36,14 @@ def build_report(workdir: Path) -> Path:
     evaluations = [json.loads(p.read_text()) for p in sorted((workdir / "report").glob("evaluation_*.json"))]
     config = json.loads((workdir / "config.json").read_text())
     manifest = json.loads((workdir / "manifest.json").read_text())
+    model = json.loads((workdir / "model.json").read_text())
     records = writers.read_lines(workdir / "metrics.jsonl")
     parts = [f"<h1>{html.escape(workdir.resolve().name)}</h1>", _summary(config, manifest)]
     for result in evaluations:
         parts += [f"<h2>Split {html.escape(result['split'])}</h2>", _scores(workdir, result), _maps(workdir, result)]
     if records:
         parts += ["<h2>Training</h2>", _figure(_curves(records), "Loss, accuracy at labels and learning rate by step.")]
+    parts += ["<h2>Model</h2>", _model(model)]
     parts += ["<h2>Config</h2>", f"<pre>{html.escape(json.dumps(config, indent=1))}</pre>"]
     parts += ["<h2>Run on</h2>", f"<pre>{html.escape(json.dumps(manifest, indent=1))}</pre>"]
     path = workdir / "report" / "report.html"
@@ -62,6 +65,14 @@ def _summary(config: dict[str, Any], manifest: dict[str, Any]) -> str:
     if data["name"].startswith("synthetic"):
         text += " These scenes are drawn, an instrument and a demonstration: no figure is a finding about the world."
     return f"<p>{html.escape(text)}</p>"
+
+
+def _model(model: dict[str, Any]) -> str:
+    table = _table(
+        ["part", "output: height x width x features", "parameters"],
+        ([part["name"], " x ".join(map(str, part["shape"])), f"{part['parameters']:,}"] for part in model["parts"]),
+    )
+    return f"<p>{html.escape(summary.describe(model))}.</p>{table}"
 
 
 def _scores(workdir: Path, result: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The workdir of a run: its config, its manifest, and the names of what lies in it."""
+"""The workdir of a run: its config, its manifest, its model's summary, and the names of what lies in it."""
 
 from __future__ import annotations
 
@@ -49,10 +49,11 @@ def check_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
         )
 
 
-def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Writes the config and the manifest of a run that starts or goes on; `check_config` comes before."""
+def open_workdir(workdir: Path, config: ml_collections.ConfigDict, model: dict[str, Any]) -> None:
+    """Writes config, manifest and the model's summary of a run that starts or goes on; `check_config` comes before."""
     writers.write_json(workdir / "config.json", _as_json(config))
     writers.write_json(workdir / "manifest.json", _manifest())
+    writers.write_json(workdir / "model.json", model)
 
 
 def read_config(workdir: Path) -> ml_collections.ConfigDict:

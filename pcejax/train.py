@@ -37,6 +37,7 @@ from pcejax.checkpoints import Checkpoints
 from pcejax.errors import UserError
 from pcejax.label_options import describe, label_options
 from pcejax.legend import IGNORE, Legend
+from pcejax.models import summary
 from pcejax.train_state import create_train_state
 
 _DECODING_EVERY = 5.0  # seconds between lines of progress
@@ -79,11 +80,13 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
     input_pipeline.check(config, tile_set)
     about = about_run(tile_set, legend, bands)
     evaluate.protocol(config, about, eval_tile_ids, config.data.eval_split)  # a mixed split ends the run here
-    runs.open_workdir(workdir, config)
+    image_shape = (1, config.data.crop, config.data.crop, bands.num)
+    model_summary = summary.model_summary(eval_model, config.model, image_shape)
+    runs.open_workdir(workdir, config, model_summary)
 
     tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps)
     key = jax.random.key(config.seed)
-    state = create_train_state(eval_model, tx, key, (1, config.data.crop, config.data.crop, bands.num))
+    state = create_train_state(eval_model, tx, key, image_shape)
     with Checkpoints(workdir) as checkpoints:
         if checkpoints.latest_step() is not None:
             _check_labels(checkpoints.about(), about, workdir)
@@ -92,6 +95,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
         else:
             print(parameter_overview.get_parameter_overview(state.params, include_stats=False), flush=True)
         step = first_step = int(state.step)
+        print(f"model: {summary.describe(model_summary)}", flush=True)
         _print_start(config, tile_set, about)
 
         resident = config.data.tiles == "device"

@@ -1,15 +1,22 @@
 #!/usr/bin/env python3
-"""Measures rates on this machine: scripts/benchmark.py input [--json=input.json] [--config.data.host_threads=2]"""
+"""Measures on this machine; --json=<file> also writes the figures there.
 
+scripts/benchmark.py input [--steps=40] [--config.data.host_threads=2]   crops a second that reach the device
+scripts/benchmark.py models [--size=512]                                 what each config's model costs
+"""
+
+import importlib
 from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
+from configs import default
 from pcejax import cli
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/default.py", "Config file.", lock_config=True)
 _JSON = flags.DEFINE_string("json", None, "Also write the figures there.")
+_SIZE = flags.DEFINE_integer("size", 512, "Side of the crop that models are measured on.")
 _STEPS = flags.DEFINE_integer("steps", 40, "Steps that are measured; as many before them warm up.")
 
 
@@ -23,5 +30,17 @@ def measure_input() -> None:
         writers.write_json(Path(_JSON.value), rows)
 
 
+def measure_models() -> None:
+    from pcejax import benchmarks, writers
+
+    rows = {}
+    for path in sorted(Path(default.__file__).parent.glob("[!_]*.py")):
+        config = importlib.import_module(f"configs.{path.stem}").get_config()
+        rows[path.stem] = row = benchmarks.measure_model(config, _SIZE.value)
+        print(f"{path.stem}: {row['model']}, peak {row['peak_bytes'] / 1e9:.2f} GB on {row['devices']}", flush=True)
+    if _JSON.value:
+        writers.write_json(Path(_JSON.value), rows)
+
+
 if __name__ == "__main__":
-    cli.run_command({"input": measure_input})
+    cli.run_command({"input": measure_input, "models": measure_models})

@@ -136,6 +136,7 @@ def test_a_workdir_has_what_the_design_promises_and_nothing_else(uncut):
     assert {path.name for path in workdir.iterdir()} == {
         "config.json",
         "manifest.json",
+        "model.json",
         "checkpoints",
         "metrics.jsonl",
         "timing.jsonl",

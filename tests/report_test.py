@@ -10,6 +10,14 @@ from runs_for_tests import config_of, save_image
 from pcejax import report, runs, writers
 
 VOID = {"meta", "img", "br"}
+MODEL = {
+    "parameters": 7_654_321,
+    "gflops": 24.16339,
+    "image": [64, 96, 3],
+    "receptive_field": {"pixels": 204, "whole_image": False},
+    "norm": "group",
+    "parts": [{"name": "bottleneck_4", "shape": [4, 6, 512], "parameters": 3_540_992}],
+}
 
 
 class Page(html.parser.HTMLParser):
@@ -67,7 +75,7 @@ def evaluation(split="test", **changes):
 
 def make_workdir(tmp_path, *evaluations, name="run", **overrides):
     workdir = tmp_path / name
-    runs.open_workdir(workdir, config_of("data", **overrides))
+    runs.open_workdir(workdir, config_of("data", **overrides), MODEL)
     for result in evaluations:
         writers.write_json(runs.evaluation_path(workdir, result["split"]), result)
     for step in (2, 4):
@@ -144,6 +152,13 @@ def test_pictures_and_curves_are_inside_the_page(tmp_path):
     assert len(page.images) == 3  # two maps and the curves
     assert "test_0000: image, truth, map, confidence" in page.text
     assert "stray" not in page.text
+
+
+def test_the_page_tells_the_model(tmp_path):
+    text = page_of(make_workdir(tmp_path)).text
+    assert "7.65 M parameters, 24.2 GFLOPs for 96x64 pixels, receptive field 204 pixels" in text
+    for told in ("bottleneck_4", "4 x 6 x 512", "3,540,992"):
+        assert told in text
 
 
 def test_the_page_tells_the_config_and_the_machine(tmp_path):

@@ -51,7 +51,7 @@ def save_run(workdir, config, step=6):
     """A workdir with config, manifest and one checkpoint, as training would leave it; returns the state."""
     about = train.about_run(tiles.load(config), DEEPGLOBE, datasets.RGB)
     state = state_of(config, trained.num_logits(config, DEEPGLOBE), step)
-    runs.open_workdir(workdir, config)
+    runs.open_workdir(workdir, config, {})
     with Checkpoints(workdir) as checkpoints:
         checkpoints.save(state, about)
     return state

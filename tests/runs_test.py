@@ -16,10 +16,10 @@ def config_of(**overrides):
     return config
 
 
-def test_a_workdir_tells_config_and_machine(tmp_path):
+def test_a_workdir_tells_config_machine_and_model(tmp_path):
     workdir = tmp_path / "a" / "run"
-    runs.open_workdir(workdir, config_of())
-    assert sorted(path.name for path in workdir.iterdir()) == ["config.json", "manifest.json"]
+    runs.open_workdir(workdir, config_of(), {"parameters": 7})
+    assert sorted(path.name for path in workdir.iterdir()) == ["config.json", "manifest.json", "model.json"]
     written = json.loads((workdir / "config.json").read_text())
     assert written == json.loads(json.dumps(config_of().to_dict()))
     assert (written["points"]["annotator"], written["points"]["budget"]) == ("balanced", 50)
@@ -28,12 +28,13 @@ def test_a_workdir_tells_config_and_machine(tmp_path):
     assert manifest["devices"] == "2 x cpu"
     assert manifest["cores"] >= 1
     assert "--xla_force_host_platform_device_count=2" in manifest["xla_flags"]
+    assert json.loads((workdir / "model.json").read_text()) == {"parameters": 7}
     assert {"jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy"} <= set(manifest["packages"])
 
 
 def test_the_manifest_tells_the_commit_or_nothing(tmp_path, monkeypatch):
     def manifest():
-        runs.open_workdir(tmp_path, config_of())
+        runs.open_workdir(tmp_path, config_of(), {})
         return json.loads((tmp_path / "manifest.json").read_text())
 
     commit = manifest()["git_commit"]
@@ -49,7 +50,7 @@ def test_the_manifest_tells_the_commit_or_nothing(tmp_path, monkeypatch):
 def test_the_config_comes_back_locked_and_equal(tmp_path):
     nested = {"loss.class_weights": (1.0, 2.0), "points.label_confusion": ((0.0, 1.0), (1.0, 0.0))}
     config = config_of(**{"optimizer.learning_rate": 1 / 3, **nested})
-    runs.open_workdir(tmp_path, config)
+    runs.open_workdir(tmp_path, config, {})
     read = runs.read_config(tmp_path)
     assert json.loads(read.to_json()) == json.loads(config.to_json())
     with pytest.raises(AttributeError, match="Did you mean"):
@@ -61,13 +62,13 @@ def test_the_config_comes_back_locked_and_equal(tmp_path):
 def test_the_same_config_goes_on(tmp_path):
     nested = {"loss.class_weights": (1.0, 2.0), "points.label_confusion": ((0.0, 1.0), (1.0, 0.0))}
     runs.check_config(tmp_path / "new", config_of())
-    runs.open_workdir(tmp_path, config_of(**nested))
+    runs.open_workdir(tmp_path, config_of(**nested), {})
     runs.check_config(tmp_path, config_of(**nested))
     assert not (tmp_path / "new").exists()
 
 
 def test_another_config_is_refused_with_every_field_and_both_values(tmp_path):
-    runs.open_workdir(tmp_path, config_of())
+    runs.open_workdir(tmp_path, config_of(), {})
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(UserError) as error:
         runs.check_config(tmp_path, config_of(**{"train.num_steps": 7, "points.annotator": "dense"}))
@@ -80,7 +81,7 @@ def test_another_config_is_refused_with_every_field_and_both_values(tmp_path):
 
 
 def test_a_field_that_came_or_went_is_a_difference(tmp_path):
-    runs.open_workdir(tmp_path, config_of())
+    runs.open_workdir(tmp_path, config_of(), {})
     more = config_of()
     with more.unlocked():
         more.data.channels = 4

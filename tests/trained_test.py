@@ -51,6 +51,6 @@ def test_no_run_and_no_checkpoint_are_told(tmp_path):
     with pytest.raises(UserError, match="no run there"):
         trained.load(tmp_path / "gone")
     assert not (tmp_path / "gone").exists()
-    runs.open_workdir(tmp_path / "begun", config_of("data"))
+    runs.open_workdir(tmp_path / "begun", config_of("data"), {})
     with pytest.raises(UserError, match="no checkpoint"):
         trained.load(tmp_path / "begun")
