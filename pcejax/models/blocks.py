@@ -25,7 +25,7 @@ _per_pixel = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=-
 def round_features(features: float, like: int) -> int:
     """The multiple of gcd(8, like) nearest to `features`, and at least that: a group norm then finds its groups."""
     unit = math.gcd(8, like)
-    return unit * max(1, round(features / unit))
+    return unit * max(1, math.floor(features / unit + 0.5))
 
 
 class Norm(nn.Module):

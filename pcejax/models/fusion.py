@@ -8,6 +8,8 @@ joined first (Lin et al., 2017, "Feature Pyramid Networks"; Xiao et al., 2018, "
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -28,11 +30,10 @@ def adaptive_average_pool(x: jax.Array, grid: int) -> jax.Array:
     AdaptiveAvgPool2d; where grid does not divide n, neighbours overlap.
     """
     # Sums by matrices of 0 and 1, which bfloat16 holds exactly, and in float32; their counts divide afterwards.
-    rows, cols = (_bins(size, grid) for size in x.shape[1:3])
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    exact = {"precision": jax.lax.Precision.HIGHEST, "preferred_element_type": dtype}
-    sums = jnp.einsum("ih,bhwc->biwc", jnp.asarray(rows, x.dtype), x, **exact)
-    sums = jnp.einsum("jw,biwc->bijc", jnp.asarray(cols, dtype), sums, **exact)
+    einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST, preferred_element_type=dtype)
+    rows, cols = (_bins(size, grid) for size in x.shape[1:3])
+    sums = einsum("jw,biwc->bijc", jnp.asarray(cols, dtype), einsum("ih,bhwc->biwc", jnp.asarray(rows, x.dtype), x))
     counts = np.outer(rows.sum(1), cols.sum(1)).reshape(1, grid, grid, 1)
     return (sums / jnp.asarray(counts, dtype)).astype(x.dtype)
 
@@ -48,7 +49,9 @@ def resize_bilinear(x: jax.Array, height: int, width: int) -> jax.Array:
 
     The same as PyTorch's `interpolate(mode="bilinear", align_corners=False)`.
     """
-    rows, cols = (jnp.asarray(_interpolation(*sizes), x.dtype) for sizes in zip(x.shape[1:3], (height, width)))
+    _, old_height, old_width, _ = x.shape
+    rows = jnp.asarray(_interpolation(old_height, height), x.dtype)
+    cols = jnp.asarray(_interpolation(old_width, width), x.dtype)
     exact = jax.lax.Precision.HIGHEST
     x = jnp.einsum("Hh,bhwc->bHwc", rows, x, precision=exact)
     return jnp.einsum("Ww,bHwc->bHWc", cols, x, precision=exact)

@@ -16,7 +16,6 @@ CLASSES = 3
 IMAGE = (2, 21, 26, 3)  # B, H, W, bands: neither side is a multiple of 4
 
 # The fields of config.model that each case changes, and the parameters whose gradient is stored.
-FUSED = {"depth": 2, "width": 8}
 CASES = {
     "plain": ({"depth": 2, "width": 4}, ["encoder/level_0/block_0/conv_0/Conv_0/kernel", "upsample_1/kernel"]),
     "deep": (
@@ -30,14 +29,21 @@ CASES = {
     "none": ({"depth": 1, "width": 4, "norm": "none"}, ["encoder/level_1/block_0/conv_1/Norm_0/bias"]),
     **{
         f"{branches}_{fuse}_{at}": (
-            {**FUSED, "fusion.at": at, "fusion.branches": branches, "fusion.fuse": fuse, "fusion.rates": (1, 2)},
+            {
+                "depth": depth,
+                "width": 8,
+                "fusion.at": at,
+                "fusion.branches": branches,
+                "fusion.fuse": fuse,
+                "fusion.rates": (1, 2),
+            },
             [f"fusion_{at}/branch_0/kernel", "encoder/level_0/block_0/conv_0/Conv_0/kernel"]
             + ([f"fusion_{at}/branch_4/kernel"] if branches == "pooling" else [f"fusion_{at}/branch_2/Conv_0/kernel"])
             + (["fusion_pyramid/level_2/kernel"] if at == "decoder" else []),
         )
         for branches in ("pooling", "dilated")
         for fuse in ("concat", "sum")
-        for at in ("bottleneck", "decoder")
+        for at, depth in (("bottleneck", 1), ("decoder", 2))
     },
 }
 
@@ -51,7 +57,9 @@ def make_array(name: str, shape: tuple[int, ...]) -> np.ndarray:
 class Net:
     """One model. Arrays are NCHW inside; weights have the shapes that JAX gives them."""
 
-    def __init__(self, *, depth, width, widening=2.0, blocks=1, residual=False, norm="group", upsample="transposed", **fusion):
+    def __init__(
+        self, *, depth, width, widening=2.0, blocks=1, residual=False, norm="group", upsample="transposed", **fusion
+    ):
         self.depth, self.blocks, self.residual, self.norm, self.upsample = depth, blocks, residual, norm, upsample
         self.features = [width * max(1, round(widening**level)) for level in range(depth + 1)]  # for widths 4 and 8
         self.at, self.branches = fusion.get("fusion.at"), fusion.get("fusion.branches")
