@@ -68,6 +68,14 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     model.dropout = 0.0  # share of the bottleneck's feature maps that a training crop loses
     model.remat = False  # compute a level's activations again in the backward pass: less memory, a third more work
     model.dtype = "float32"  # of the computation: "bfloat16" on accelerators; parameters stay float32
+    model.fusion = fusion = ml_collections.ConfigDict()
+    fusion.at = ""  # where features of several scales are fused: "" | "bottleneck" | "decoder" (its levels) | "both"
+    fusion.branches = "pooling"  # what sees the scales: "pooling" (means over grids) | "dilated" (convolutions)
+    fusion.fuse = "concat"  # how branches, and a decoder's levels, are fused: "concat" | "sum"
+    fusion.grids = (1, 2, 4, 8)  # of "pooling": cells a side of the map; 1 is the mean of all
+    fusion.rates = (2, 4, 6)  # of "dilated": pixels of the map between a kernel's taps
+    fusion.features = 0  # of each branch; 0 for the map's features divided by the number of branches
+    fusion.plain_control = False  # plain convolutions of as many parameters in the branches' place
 
     config.loss = loss = ml_collections.ConfigDict()
     loss.class_weights = ()  # one for each class that has a logit; () for equal weights
