@@ -57,10 +57,16 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     augment.blur = 0.0  # share of the crops that are blurred, by up to 1.5 pixels
 
     config.model = model = ml_collections.ConfigDict()
-    model.depth = 4  # times down; 2448 = 16 * 153, so 4 needs no padding at full resolution
-    model.width = 32  # features of the first level, doubled at each
+    model.encoder = "plain"  # what goes down: "plain", convolutions and max-pooling
+    model.depth = 4  # times down, 1 to 7; 2448 = 16 * 153, so 4 needs no padding at full resolution
+    model.width = 32  # features of the first level
+    model.widening = 2.0  # factor of the features from a level to the next, rounded to what group norm divides
+    model.blocks = 1  # of two 3x3 convolutions each, on every level of the way down and of the way up
+    model.residual = False  # whether a block adds its input; for many blocks in a row
     model.norm = "group"  # "group" | "batch" (synchronised over devices) | "none"
     model.upsample = "transposed"  # "transposed" | "bilinear" | "nearest"
+    model.dropout = 0.0  # share of the bottleneck's feature maps that a training crop loses
+    model.remat = False  # compute a level's activations again in the backward pass: less memory, a third more work
     model.dtype = "float32"  # of the computation: "bfloat16" on accelerators; parameters stay float32
 
     config.loss = loss = ml_collections.ConfigDict()

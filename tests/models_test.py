@@ -55,16 +55,22 @@ def names_of(variables):
 
 @pytest.mark.parametrize("norm", blocks.NORMS)
 @pytest.mark.parametrize("upsample", blocks.UPSAMPLERS)
-@pytest.mark.parametrize(("depth", "size"), [(1, (16, 16)), (2, (17, 30)), (3, (1, 5))])
+@pytest.mark.parametrize(("depth", "size"), [(1, (16, 16)), (2, (17, 30)), (3, (8, 13))])
 def test_logits_have_the_images_size(norm, upsample, depth, size):
     logits = shape_of(make_model(norm=norm, upsample=upsample, depth=depth), (2, *size, 3))
     assert logits.shape == (2, *size, CLASSES)
     assert logits.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("depth", [4, 7])
-def test_deep_models_take_small_images(depth):
-    assert shape_of(make_model(depth=depth), (1, 20, 30, 3)).shape == (1, 20, 30, CLASSES)
+@pytest.mark.parametrize("depth", [1, 7])
+def test_an_image_has_a_pixel_for_the_deepest_level_or_is_refused_with_both_numbers(depth):
+    model, least = make_model(depth=depth), 2**depth
+    assert shape_of(model, (1, least, least + 1, 3)).shape == (1, least, least + 1, CLASSES)
+    told = f"{least - 1}x{least} pixels in a model of model.depth={depth}, .* expected {least} pixels or more a side"
+    with pytest.raises(UserError, match=told):
+        shape_of(model, (1, least - 1, least, 3))
+    with pytest.raises(UserError, match=f"{least}x{least - 1} pixels"):
+        shape_of(model, (1, least, least - 1, 3))
 
 
 @pytest.mark.parametrize("bands", [1, 3, 4])
@@ -159,9 +165,13 @@ def test_the_head_starts_with_all_classes_about_equally_likely():
 
 def test_width_doubles_at_each_level():
     names = names_of(shapes_of(make_model(width=6, depth=3)))
-    widths = [names[f"encoder_{level}/Conv_1/kernel"].shape[-1] for level in range(3)]
-    assert widths == [6, 12, 24]
-    assert names["bottleneck_3/Conv_1/kernel"].shape[-1] == 48
+    assert [names[f"encoder/level_{level}/block_0/conv_1/Conv_0/kernel"].shape[-1] for level in range(4)] == [
+        6,
+        12,
+        24,
+        48,
+    ]
+    assert [names[f"decoder_{level}/block_0/conv_1/Conv_0/kernel"].shape[-1] for level in range(3)] == [6, 12, 24]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import jax.numpy as jnp
 import ml_collections
@@ -14,14 +16,37 @@ def create_model(config: ml_collections.ConfigDict, num_classes: int, axis_name:
     """The model that `config` (the run's `config.model`) describes.
 
     Args:
-      config: fields `depth`, `width`, `norm`, `upsample` and `dtype`.
+      config: every field of `config.model`.
       num_classes: logits a pixel.
       axis_name: mapped axis over which batch norm is synchronised in training.
 
     Raises:
       UserError: a field has no such value.
     """
+    _check(config)
+    dtype = jnp.dtype(config.dtype)
+    conv = functools.partial(blocks.Conv, norm=config.norm, dtype=dtype, axis_name=axis_name)
+    level = functools.partial(
+        blocks.Level, num_blocks=config.blocks, residual=config.residual, remat=config.remat, conv=conv
+    )
+    features = tuple(
+        blocks.round_features(config.width * config.widening**index, config.width) for index in range(config.depth + 1)
+    )
+    return unet.UNet(
+        num_classes=num_classes,
+        encoder=unet.PlainEncoder(features, level, dtype),
+        features=features[:-1],
+        level=level,
+        upsample=config.upsample,
+        dropout=config.dropout,
+        dtype=dtype,
+    )
+
+
+def _check(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError where a field has no such value."""
     for field, choices in (
+        ("encoder", ("plain",)),
         ("norm", blocks.NORMS),
         ("upsample", blocks.UPSAMPLERS),
         ("dtype", ("float32", "bfloat16", "float64")),
@@ -30,12 +55,8 @@ def create_model(config: ml_collections.ConfigDict, num_classes: int, axis_name:
             raise UserError(f"model.{field}={config[field]!r}; expected one of {list(choices)}")
     if not 1 <= config.depth <= 7:
         raise UserError(f"model.depth={config.depth}; expected 1 to 7")
-    return unet.UNet(
-        num_classes=num_classes,
-        depth=config.depth,
-        width=config.width,
-        norm=config.norm,
-        upsample=config.upsample,
-        dtype=jnp.dtype(config.dtype),
-        axis_name=axis_name,
-    )
+    for field in ("width", "widening", "blocks"):
+        if config[field] < 1:
+            raise UserError(f"model.{field}={config[field]}; expected 1 or more")
+    if not 0 <= config.dropout < 1:
+        raise UserError(f"model.dropout={config.dropout}; expected 0 to below 1")

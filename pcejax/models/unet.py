@@ -1,6 +1,7 @@
 """U-Net (Ronneberger et al., 2015, "U-Net: Convolutional Networks for Biomedical Image Segmentation").
 
-Same-padded instead of valid convolutions, so that the logits have the image's size.
+Same-padded instead of valid convolutions, so that the logits have the image's size. An encoder gives features by
+level, level l at 1 / 2**l of the image's height and width; the decoder is the same for every encoder.
 """
 
 from __future__ import annotations
@@ -10,44 +11,81 @@ import jax
 import jax.numpy as jnp
 
 from pcejax import ops
+from pcejax.errors import UserError
 from pcejax.models import blocks
 
 
-class UNet(nn.Module):
-    """`depth` times down and up again, with skips; level l has `width * 2**l` features.
+class PlainEncoder(nn.Module):
+    """Convolutions and max-pooling; level l, `params["encoder"]["level_<l>"]`, has `features[l]` features."""
 
-    An image of any size goes in: it is padded to a multiple of `2**depth` by its edge and cropped again.
+    features: tuple[int, ...]
+    level: blocks.ModuleDef
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, image: jax.Array, *, train: bool) -> list[jax.Array | None]:
+        """The features of each level, the full resolution first and the bottleneck last.
+
+        Any encoder is called so. One without features at full resolution gives None for them.
+
+        Args:
+          image: float `[B, H, W, bands]` in [0, 1]; H and W are multiples of 2 to the number of times down.
+          train: whether batch norm takes the batch's statistics.
+        """
+        # About zero mean and unit spread for aerial imagery, whose bands seldom fill their range.
+        x = ((image - 0.4) / 0.2).astype(self.dtype)
+        levels: list[jax.Array | None] = []
+        for index, features in enumerate(self.features):
+            x = self.level(features, name=f"level_{index}")(x if index == 0 else ops.max_pool_2x2(x), train=train)
+            levels.append(x)
+        return levels
+
+
+class UNet(nn.Module):
+    """An encoder, and a decoder that goes up again with its levels as skips; decoder level l has `features[l]`.
+
+    An image of any size goes in that has a pixel for the deepest level: it is padded to a multiple of
+    `2**len(features)` by its edge and cropped again.
     """
 
     num_classes: int
-    depth: int
-    width: int
-    norm: str
+    encoder: nn.Module
+    features: tuple[int, ...]
+    level: blocks.ModuleDef
     upsample: str
+    dropout: float
     dtype: jnp.dtype
-    axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
-        """Float `[B, H, W, bands]` in [0, 1] -> logits float32 `[B, H, W, num_classes]`."""
+    def __call__(self, image: jax.Array, *, train: bool, dropout_keys: jax.Array | None = None) -> jax.Array:
+        """Float `[B, H, W, bands]` in [0, 1] -> logits float32 `[B, H, W, num_classes]`.
 
-        def block(level: int, name: str) -> blocks.ConvBlock:
-            return blocks.ConvBlock(
-                self.width * 2**level, self.norm, self.dtype, self.axis_name, name=f"{name}_{level}"
-            )
+        Args:
+          image: the images.
+          train: whether batch norm takes the batch's statistics and the bottleneck's features are dropped.
+          dropout_keys: random keys `[B]`, one for each image; needed where `train` and `dropout` > 0.
 
+        Raises:
+          UserError: the image is too small for so many levels.
+        """
         _, height, width, _ = image.shape
-        bottom, right = (-n % 2**self.depth for n in (height, width))
-        x = jnp.pad(image, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="edge")
-        # About zero mean and unit spread for aerial imagery, whose bands seldom fill their range.
-        x = ((x - 0.4) / 0.2).astype(self.dtype)
-        skips = []
-        for level in range(self.depth):
-            x = block(level, "encoder")(x, train=train)
-            skips.append(x)
-            x = ops.max_pool_2x2(x)
-        x = block(self.depth, "bottleneck")(x, train=train)
-        for level in reversed(range(self.depth)):
-            x = blocks.Upsample(self.width * 2**level, self.upsample, self.dtype, name=f"upsample_{level}")(x)
-            x = block(level, "decoder")(jnp.concatenate([skips[level], x], -1), train=train)
+        depth = len(self.features)
+        if min(height, width) < 2**depth:
+            raise UserError(
+                f"an image of {height}x{width} pixels in a model of model.depth={depth}, which divides its sides by "
+                f"{2**depth}; expected {2**depth} pixels or more a side; lower model.depth, or make data.crop and "
+                "inference.window larger"
+            )
+        bottom, right = (-n % 2**depth for n in (height, width))
+        padded = jnp.pad(image, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="edge")
+        *skips, x = self.encoder(padded, train=train)
+        if train and self.dropout:
+            if dropout_keys is None:
+                raise ValueError("dropout_keys=None; expected a key for each image, to train with dropout")
+            x = blocks.drop_maps(x, dropout_keys, self.dropout)
+        for index in reversed(range(depth)):
+            x = blocks.Upsample(self.features[index], self.upsample, self.dtype, name=f"upsample_{index}")(x)
+            if skips[index] is not None:
+                x = jnp.concatenate([skips[index], x], -1)
+            x = self.level(self.features[index], name=f"decoder_{index}")(x, train=train)
         return blocks.Head(self.num_classes, name="head")(x)[:, :height, :width]
