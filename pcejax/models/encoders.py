@@ -20,7 +20,11 @@ from pcejax.models import blocks
 STEM = 32
 """Features of the stem, in every variant."""
 
-SCALES = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2)}
+SCALES = {
+    "efficientnet-lite0": (1.0, 1.0),
+    "efficientnet-lite1": (1.0, 1.1),
+    "efficientnet-lite2": (1.1, 1.2),
+}
 """By variant: factors on the features and on the number of blocks."""
 
 MAX_DEPTH = 5
@@ -99,8 +103,7 @@ class EfficientNetLite(nn.Module):
             )
             x = level(x)
             if frozen:
-                # No gradient is asked for below, so none is computed.
-                x = jax.lax.stop_gradient(x)
+                x = jax.lax.stop_gradient(x)  # what no parameter asks for is not computed
             features.append(x)
         return features
 
