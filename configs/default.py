@@ -63,7 +63,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     model.pretrained = True  # whether an EfficientNet starts from ImageNet's weights
     model.frozen_stages = 0  # the encoder's first levels, which stay as they start
     model.frozen_statistics = False  # whether the encoder's batch norms keep the statistics that they start with
-    model.depth = 4  # times down, 1 to 7, or to 5 with an EfficientNet; 2448 = 16 * 153, so 4 needs no padding at full resolution
+    model.depth = (
+        4  # times down, 1 to 7, or to 5 with an EfficientNet; 2448 = 16 * 153, so 4 needs no padding at full resolution
+    )
     model.width = 32  # features of the first level
     model.widening = 2.0  # factor of the features from a level to the next, rounded to what group norm divides
     model.blocks = 1  # of two 3x3 convolutions each, on every level of the way down and of the way up
@@ -73,6 +75,14 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     model.dropout = 0.0  # share of the bottleneck's feature maps that a training crop loses
     model.remat = False  # compute a level's activations again in the backward pass: less memory, a third more work
     model.dtype = "float32"  # of the computation: "bfloat16" on accelerators; parameters stay float32
+    model.fusion = fusion = ml_collections.ConfigDict()
+    fusion.at = ""  # where features of several scales are fused: "" | "bottleneck" | "decoder" (its levels) | "both"
+    fusion.branches = "pooling"  # what sees the scales: "pooling" (means over grids) | "dilated" (convolutions)
+    fusion.fuse = "concat"  # how branches, and a decoder's levels, are fused: "concat" | "sum"
+    fusion.grids = (1, 2, 4, 8)  # of "pooling": cells a side of the map; 1 is the mean of all
+    fusion.rates = (2, 4, 6)  # of "dilated": pixels of the map between a kernel's taps
+    fusion.features = 0  # of each branch; 0 for the map's features divided by the number of branches
+    fusion.plain_control = False  # plain convolutions of as many parameters in the branches' place
 
     config.loss = loss = ml_collections.ConfigDict()
     loss.class_weights = ()  # one for each class that has a logit; () for equal weights

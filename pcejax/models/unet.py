@@ -51,6 +51,7 @@ class PlainEncoder(nn.Module):
 class UNet(nn.Module):
     """An encoder, and a decoder that goes up again with its levels as skips; decoder level l has `features[l]`.
 
+    Multi-scale fusion (`fusion.py`) may follow the bottleneck, and what joins the decoder's levels before the head.
     An image of any size goes in that has a pixel for the deepest level: it is padded to a multiple of
     `2**len(features)` by its edge and cropped again.
     """
@@ -62,6 +63,9 @@ class UNet(nn.Module):
     upsample: str
     dropout: float
     dtype: jnp.dtype
+    fusion_bottleneck: nn.Module | None = None
+    fusion_pyramid: nn.Module | None = None
+    fusion_decoder: nn.Module | None = None
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool, dropout_keys: jax.Array | None = None) -> jax.Array:
@@ -86,13 +90,19 @@ class UNet(nn.Module):
         bottom, right = (-n % 2**depth for n in (height, width))
         padded = jnp.pad(image, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="edge")
         *skips, x = self.encoder(padded, train=train)
+        if self.fusion_bottleneck is not None:
+            x = self.fusion_bottleneck(x, train=train)
         if train and self.dropout:
             if dropout_keys is None:
                 raise ValueError("dropout_keys=None; expected a key for each image, to train with dropout")
             x = blocks.drop_maps(x, dropout_keys, self.dropout)
+        levels = [x]
         for index in reversed(range(depth)):
             x = blocks.Upsample(self.features[index], self.upsample, self.dtype, name=f"upsample_{index}")(x)
             if skips[index] is not None:
                 x = jnp.concatenate([skips[index], x], -1)
             x = self.level(self.features[index], name=f"decoder_{index}")(x, train=train)
+            levels.insert(0, x)
+        if self.fusion_pyramid is not None and self.fusion_decoder is not None:
+            x = self.fusion_decoder(self.fusion_pyramid(levels, train=train), train=train)
         return blocks.Head(self.num_classes, name="head")(x)[:, :height, :width]

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+HERE = Path(__file__).parent
 SAMPLES = 300
 # The blocks that halve the sides, and the last block of each level.
 HALVING = {"lite0": (1, 3, 5, 11), "lite1": (1, 4, 7, 15), "lite2": (1, 4, 7, 15)}
@@ -81,7 +82,7 @@ def random_image(rng, shape):
     return torch.tensor(rng.random((*shape, 3), np.float32)).double()
 
 
-def main(folder, variant="lite0", path=Path(__file__).with_name("encoders.npz")):
+def main(folder, variant="lite0", path=HERE / "encoders.npz"):
     golden = {}
     for name in LAST:
         shapes = {key: list(value.shape) for key, value in read(folder, name).items() if value.ndim}
