@@ -81,6 +81,8 @@ def test_a_misspelt_field_or_section_is_told_with_its_nearest(argument, told):
         ("configs/gone.py", "gone.py"),
         ("configs/quickstart.py:fast", "configs/quickstart.py:fast: expected no variant, or :smoke"),
         ("configs/unet.py:tpu", "configs/unet.py:tpu: expected no variant, or :cpu"),
+        ("configs/deep_unet.py:tpu", "configs/deep_unet.py:tpu: expected no variant, or :cpu"),
+        ("configs/multiscale_unet.py:tpu", "configs/multiscale_unet.py:tpu: expected no variant, or :cpu"),
         ("configs/default.py:x", "configs/default.py:x: this config has no variants"),
     ],
 )

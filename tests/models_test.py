@@ -16,9 +16,11 @@ from models_for_tests import (
     shapes_of,
 )
 
+from configs import deep_unet, multiscale_unet
+from configs import unet as unet_config
 from pcejax.errors import UserError
 from pcejax.losses import partial_cross_entropy
-from pcejax.models import blocks, unet
+from pcejax.models import blocks, create_model, unet
 
 
 def shape_of(model, image_shape, dtype=jnp.float32):
@@ -175,7 +177,9 @@ def test_a_residual_block_starts_as_its_shortcut_and_learns_at_once(norm):
         return (block.apply({**variables, "params": params}, x, train=False) ** 3).sum()
 
     gradients = names_of({"params": jax.jit(jax.grad(loss))(variables["params"])})
-    assert any(float(jnp.abs(value).max()) > 0 for name, value in gradients.items() if name.startswith("conv_1"))
+    # By what starts at zero alone: the kernel, or the norm's scale.
+    started = gradients["conv_1/Conv_0/kernel" if norm == "none" else f"conv_1/Norm_0/{norm.title()}Norm_0/scale"]
+    assert float(jnp.abs(started).max()) > 0
 
 
 @pytest.mark.parametrize("case", golden_cases(fused=False))
@@ -262,6 +266,16 @@ def test_batch_norm_over_two_devices_is_that_of_the_joined_batch():
         scale = float(jnp.abs(joined).max())
         for device in range(2):
             np.testing.assert_allclose(split[device], joined, rtol=0, atol=1e-3 * scale)
+
+
+@pytest.mark.parametrize("config", [unet_config, deep_unet, multiscale_unet])
+@pytest.mark.parametrize("variant", ["", "cpu"])
+def test_the_configs_models_divide_their_crops_and_windows_without_padding(config, variant):
+    config = config.get_config(variant)
+    for side in (config.data.crop, config.inference.window):
+        assert side % 2**config.model.depth == 0
+        image_shape = (1, side, side, 3)
+        assert shape_of(create_model(config.model, CLASSES), image_shape).shape == (*image_shape[:-1], CLASSES)
 
 
 def test_an_encoder_may_lack_features_at_full_resolution():
