@@ -27,7 +27,7 @@ def in_encoder(params: Any) -> Any:
 
 
 def roles(params: Any, frozen_stages: int) -> Any:
-    """ "frozen" for the first levels of the encoder, "moving" for all else, as a tree like `params`."""
+    """The first levels of the encoder "frozen", all else "moving", as a tree like `params`."""
     levels = sorted(params.get("encoder", {}))[:frozen_stages]
 
     def role(path: tuple[Any, ...], _: Any) -> str:
