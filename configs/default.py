@@ -57,8 +57,15 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     augment.blur = 0.0  # share of the crops that are blurred, by up to 1.5 pixels
 
     config.model = model = ml_collections.ConfigDict()
-    model.encoder = "plain"  # what goes down: "plain", convolutions and max-pooling
-    model.depth = 4  # times down, 1 to 7; 2448 = 16 * 153, so 4 needs no padding at full resolution
+    # What goes down: "plain", convolutions and max-pooling | "efficientnet-lite0" | "efficientnet-lite1" |
+    # "efficientnet-lite2", with batch norm, and features of their own.
+    model.encoder = "plain"
+    model.pretrained = True  # whether an EfficientNet starts from ImageNet's weights
+    model.frozen_stages = 0  # the encoder's first levels, which stay as they start
+    model.frozen_statistics = False  # whether the encoder's batch norms keep the statistics that they start with
+    model.depth = (
+        4  # times down, 1 to 7, or to 5 with an EfficientNet; 2448 = 16 * 153, so 4 needs no padding at full resolution
+    )
     model.width = 32  # features of the first level
     model.widening = 2.0  # factor of the features from a level to the next, rounded to what group norm divides
     model.blocks = 1  # of two 3x3 convolutions each, on every level of the way down and of the way up
@@ -85,6 +92,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
 
     config.optimizer = optimizer = ml_collections.ConfigDict()
     optimizer.learning_rate = 1e-3  # the largest
+    optimizer.encoder_lr_factor = 1.0  # on the encoder's learning rate: less than 1 keeps more of what it knows
     optimizer.warmup_steps = 100  # linear from 0; then a cosine to 0
     optimizer.weight_decay = 1e-2  # on kernels alone
     optimizer.grad_clip_norm = 1.0  # largest global norm of a gradient

@@ -1,7 +1,8 @@
-"""Pooling, up-sampling and 1x1 convolution in the form that is fast on every platform.
+"""Pooling, up-sampling, 1x1 and depthwise convolution in the form that is fast on every platform.
 
-On CPUs XLA's transposed convolution, reduce-window and 1x1 convolution are many times slower than the
-dots, slices and reshapes below (jax issues 23783 and 31662 tell of the first, on GPUs too).
+On CPUs XLA's transposed convolution, reduce-window, 1x1 and depthwise convolution are many times slower than the
+dots, slices, sums and reshapes below (jax issues 23783 and 31662 tell of the first, on GPUs too; 13800 of the last's
+gradient on GPUs).
 """
 
 from __future__ import annotations
@@ -13,6 +14,27 @@ import jax.numpy as jnp
 def conv_1x1(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`[B, H, W, C]`, kernel `[C, O]` -> `[B, H, W, O]`: a 1x1 convolution as one dot."""
     return jnp.einsum("bhwc,co->bhwo", x, kernel)
+
+
+def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """`[B, H, W, C]`, kernel `[K, K, C]` -> `[B, ceil(H / stride), ceil(W / stride), C]`: each channel by itself.
+
+    Zeros pad the image as TensorFlow's "SAME" does: as few as there may be, and an odd one right and below.
+    """
+    size = len(kernel)
+    height, width = (-(-n // stride) for n in x.shape[1:3])
+    lacking = [max((out - 1) * stride + size - n, 0) for out, n in zip((height, width), x.shape[1:3], strict=True)]
+    padded = jnp.pad(x, ((0, 0), *((n // 2, n - n // 2) for n in lacking), (0, 0)))
+    # Summed in float32 at least: K * K products in bfloat16 would lose digits that a convolution keeps.
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    total = jnp.zeros((x.shape[0], height, width, x.shape[3]), dtype)
+    for row in range(size):
+        for col in range(size):
+            rows = slice(row, row + (height - 1) * stride + 1, stride)
+            cols = slice(col, col + (width - 1) * stride + 1, stride)
+            weight = kernel[row, col].astype(dtype).reshape(1, 1, 1, -1)
+            total += padded[:, rows, cols].astype(dtype) * weight
+    return total.astype(x.dtype)
 
 
 def max_pool_2x2(x: jax.Array) -> jax.Array:

@@ -37,7 +37,7 @@ from pcejax.checkpoints import Checkpoints
 from pcejax.errors import UserError
 from pcejax.label_options import describe, label_options
 from pcejax.legend import IGNORE, Legend
-from pcejax.models import summary
+from pcejax.models import pretrained, summary
 from pcejax.train_state import create_train_state
 
 _DECODING_EVERY = 5.0  # seconds between lines of progress
@@ -72,6 +72,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
     model = models.create_model(config.model, num_logits, axis_name=parallel.AXIS)
     eval_model = models.create_model(config.model, num_logits)
     bands = datasets.bands_of(builder)
+    # Weights that cannot be had end the run before it decodes tiles; a run that goes on has them in its checkpoint.
+    initial = pretrained.variables(config.model, bands.num) if _latest_step(workdir) is None else {}
     map_image = tiled_inference.make_mapper(steps.make_eval_step(eval_model, bands), config)
     class_weights = _class_weights(config, num_logits)
     eval_tiles = tiles.read(builder, config.data.eval_split) if config.data.eval_split else []
@@ -84,9 +86,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
     model_summary = summary.model_summary(eval_model, config.model, image_shape)
     runs.open_workdir(workdir, config, model_summary)
 
-    tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps)
+    tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps, config.model.frozen_stages)
     key = jax.random.key(config.seed)
-    state = create_train_state(eval_model, tx, key, image_shape)
+    state = create_train_state(eval_model, tx, key, image_shape, initial)
     with Checkpoints(workdir) as checkpoints:
         if checkpoints.latest_step() is not None:
             _check_labels(checkpoints.about(), about, workdir)
@@ -94,6 +96,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
             print(f"resumed at step {int(state.step)} of {config.train.num_steps}", flush=True)
         else:
             print(parameter_overview.get_parameter_overview(state.params, include_stats=False), flush=True)
+            if initial:
+                print(f"encoder: {pretrained.describe(config.model)}", flush=True)
         step = first_step = int(state.step)
         print(f"model: {summary.describe(model_summary)}", flush=True)
         _print_start(config, tile_set, about)
@@ -193,15 +197,19 @@ def about_run(tile_set: tiles.TileSet, legend: Legend, bands: datasets.Bands) ->
 def _finished(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any] | None:
     """The scores of a run that has nothing left to do, {} where none are asked for; None of any other run."""
     if not config.data.eval_split:
-        if not (workdir / "checkpoints").exists():
-            return None
-        with Checkpoints(workdir) as checkpoints:
-            return {} if checkpoints.latest_step() == config.train.num_steps else None
+        return {} if _latest_step(workdir) == config.train.num_steps else None
     path = runs.evaluation_path(workdir, config.data.eval_split)
     if not path.exists():
         return None
     result = json.loads(path.read_text())
     return result if result["step"] == config.train.num_steps else None
+
+
+def _latest_step(workdir: Path) -> int | None:
+    if not (workdir / "checkpoints").exists():  # to ask makes the folder
+        return None
+    with Checkpoints(workdir) as checkpoints:
+        return checkpoints.latest_step()
 
 
 def _check(config: ml_collections.ConfigDict) -> None:

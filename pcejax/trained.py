@@ -43,7 +43,7 @@ def load(workdir: Path) -> Trained:
         about = checkpoints.about()
         legend = Legend.from_dict(about["legend"])
         model = models.create_model(config.model, num_logits(config, legend))
-        tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps)
+        tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps, config.model.frozen_stages)
         bands = datasets.Bands.from_dict(about["bands"])
         shape = (1, config.data.crop, config.data.crop, bands.num)
         state = checkpoints.restore(state_shapes(model, tx, shape))

@@ -16,7 +16,7 @@ from models_for_tests import (
     shapes_of,
 )
 
-from configs import deep_unet, multiscale_unet
+from configs import deep_unet, efficientnet_unet, multiscale_unet
 from configs import unet as unet_config
 from pcejax.errors import UserError
 from pcejax.losses import partial_cross_entropy
@@ -268,7 +268,7 @@ def test_batch_norm_over_two_devices_is_that_of_the_joined_batch():
             np.testing.assert_allclose(split[device], joined, rtol=0, atol=1e-3 * scale)
 
 
-@pytest.mark.parametrize("config", [unet_config, deep_unet, multiscale_unet])
+@pytest.mark.parametrize("config", [unet_config, deep_unet, multiscale_unet, efficientnet_unet])
 @pytest.mark.parametrize("variant", ["", "cpu"])
 def test_the_configs_models_divide_their_crops_and_windows_without_padding(config, variant):
     config = config.get_config(variant)

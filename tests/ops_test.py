@@ -100,3 +100,24 @@ def test_conv_1x1_is_a_convolution(shape, features, dtype):
         return jax.lax.conv_general_dilated(x, kernel[None, None], (1, 1), "VALID", dimension_numbers=NHWC)
 
     assert_same_function(ops.conv_1x1, plain, normal(shape, dtype), normal((shape[-1], features), dtype, seed=1))
+
+
+@dtypes
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("shape", [(2, 6, 8, 3), (1, 7, 5, 4), (1, 1, 2, 2)])
+def test_depthwise_conv_is_a_convolution_with_a_group_for_each_channel(shape, size, stride, dtype):
+    def plain(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel[:, :, None], (stride, stride), "SAME", dimension_numbers=NHWC, feature_group_count=shape[-1]
+        )
+
+    kernel = normal((size, size, shape[-1]), dtype, seed=1)
+    assert_same_function(lambda x, kernel: ops.depthwise_conv(x, kernel, stride), plain, normal(shape, dtype), kernel)
+
+
+def test_depthwise_conv_adds_up_bfloat16_in_float32():
+    # 256 + 1 is 256 in bfloat16, twenty-four times over.
+    x = jnp.ones((1, 5, 5, 1), jnp.bfloat16).at[0, 0, 0, 0].set(256)
+    value = ops.depthwise_conv(x, jnp.ones((5, 5, 1), jnp.bfloat16))[0, 2, 2, 0]
+    assert float(value) == 280

@@ -48,8 +48,8 @@ def test_kernels_alone_are_marked_for_decay(norm):
     assert not all(marks.values())
 
 
-def steps_with_gradient(gradient, params, config, steps):
-    tx = optimizer.make_optimizer(config, 100)
+def steps_with_gradient(gradient, params, config, steps, frozen_stages=0):
+    tx = optimizer.make_optimizer(config, 100, frozen_stages)
 
     @jax.jit
     def step(params, state):
@@ -90,3 +90,35 @@ def test_the_first_update_of_a_warm_up_moves_nothing():
     jax.tree.map(np.testing.assert_array_equal, after, params)
     moved = steps_with_gradient(1.0, params, config_of(), 2)
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).all()), moved, params)))
+
+
+def flat(params):
+    return flax.traverse_util.flatten_dict(params, sep="/")
+
+
+def test_the_encoder_moves_by_its_factor_and_the_rest_as_without():
+    params, config = make_params(), config_of(warmup_steps=0)
+    whole, tenth = (
+        flat(steps_with_gradient(0.3, params, config_of(warmup_steps=0, encoder_lr_factor=factor), 1))
+        for factor in (1.0, 0.1)
+    )
+    assert config.encoder_lr_factor == 1
+    assert {name.split("/")[0] == "encoder" for name in whole} == {True, False}
+    for name in whole:
+        expected = 0.1 if name.startswith("encoder/") else 1
+        np.testing.assert_allclose(1 - tenth[name], expected * (1 - whole[name]), rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize(("stages", "frozen"), [(1, ("encoder/level_0/",)), (2, ("encoder/",))])
+def test_frozen_levels_stay_to_the_bit_and_have_no_moments(stages, frozen):
+    params = make_params()
+    after = flat(steps_with_gradient(1.0, params, config_of(warmup_steps=0), 3, stages))
+    for name, before in flat(params).items():
+        assert bool((after[name] == before).all()) == name.startswith(frozen), name
+    moments = optax.tree.get(optimizer.make_optimizer(config_of(), 100, stages).init(params), "mu")
+    moving = sum(value.size for name, value in flat(params).items() if not name.startswith(frozen))
+    assert sum(leaf.size for leaf in jax.tree.leaves(moments)) == moving
+
+
+def test_a_model_without_an_encoder_has_nothing_frozen():
+    assert optimizer.roles({"a": jnp.ones(2), "b": {"c": jnp.ones(2)}}, 3) == {"a": "moving", "b": {"c": "moving"}}

@@ -34,7 +34,7 @@ def config_of(data_dir, **overrides):
 def state_of(config, num_logits, step=0, seed=0):
     """A state of random numbers, without the compilation that a true one takes."""
     model = models.create_model(config.model, num_logits)
-    tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps)
+    tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps, config.model.frozen_stages)
     shape = (1, config.data.crop, config.data.crop, 3)
     rng = np.random.default_rng(seed)
 

@@ -17,8 +17,8 @@ class Small(nn.Module):
         return nn.BatchNorm(use_running_average=not train)(x) if self.batch_norm else x
 
 
-def make_state(batch_norm=True, seed=0):
-    return create_train_state(Small(batch_norm), optax.adam(1e-3), jax.random.key(seed), (1, 4, 4, 3))
+def make_state(batch_norm=True, seed=0, initial=None):
+    return create_train_state(Small(batch_norm), optax.adam(1e-3), jax.random.key(seed), (1, 4, 4, 3), initial)
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
@@ -35,6 +35,34 @@ def test_the_running_means_start_at_what_they_are_means_of():
     state = make_state()
     for mean, value in ((state.ema_params, state.params), (state.ema_batch_stats, state.batch_stats)):
         jax.tree.map(np.testing.assert_array_equal, mean, value)
+
+
+def test_given_variables_replace_the_initialised_ones_and_start_the_running_means():
+    kernel, mean = np.arange(6.0).reshape(3, 2), np.array([1.0, 2.0])
+    initial = {"params": {"Dense_0": {"kernel": kernel}}, "batch_stats": {"BatchNorm_0": {"mean": mean}}}
+    state, usual = make_state(initial=initial), make_state()
+    for params, stats in ((state.params, state.batch_stats), (state.ema_params, state.ema_batch_stats)):
+        np.testing.assert_array_equal(params["Dense_0"]["kernel"], kernel)
+        np.testing.assert_array_equal(stats["BatchNorm_0"]["mean"], mean)
+    assert state.params["Dense_0"]["kernel"].dtype == jnp.float32
+    np.testing.assert_array_equal(state.batch_stats["BatchNorm_0"]["var"], usual.batch_stats["BatchNorm_0"]["var"])
+    assert jax.tree.structure(state) == jax.tree.structure(usual)
+
+
+@pytest.mark.parametrize(
+    ("initial", "told"),
+    [
+        (
+            {"params": {"Dense_1": {"kernel": np.zeros((3, 2))}}},
+            "params/Dense_1/kernel: the model has no such variable",
+        ),
+        ({"params": {"Dense_0": {"kernel": np.zeros((2, 3))}}}, r"kernel: shape \(2, 3\); expected \(3, 2\)"),
+        ({"batch_stats": {"BatchNorm_0": {"mean": np.zeros(1)}}}, r"mean: shape \(1,\); expected \(2,\)"),
+    ],
+)
+def test_given_variables_that_do_not_fit_are_refused(initial, told):
+    with pytest.raises(ValueError, match=told):
+        make_state(initial=initial)
 
 
 def test_what_is_scored_is_the_running_means():

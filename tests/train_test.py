@@ -4,7 +4,7 @@ import itertools
 
 import jax
 import pytest
-from runs_for_tests import config_of, prepare, state_of
+from runs_for_tests import config_of, prepare, save_run, state_of
 
 from pcejax import parallel, train, writers
 from pcejax.checkpoints import Checkpoints
@@ -21,7 +21,7 @@ def data_dir(tmp_path_factory):
 def random_start(monkeypatch):
     """A true initialisation takes seconds to compile, and nothing here looks at it."""
 
-    def create_train_state(model, tx, key, image_shape):
+    def create_train_state(model, tx, key, image_shape, initial):
         state = state_of(config_of("data"), 6)
         return state._replace(opt_state=tx.init(state.params))
 
@@ -71,6 +71,20 @@ def test_bad_input_ends_a_run_before_it_starts(data_dir, tmp_path, overrides, to
     with pytest.raises(UserError, match=told):
         run(data_dir, tmp_path / "run", **overrides)
     assert not (tmp_path / "run").exists()
+
+
+def test_pretrained_weights_are_asked_for_by_a_fresh_run_alone(data_dir, tmp_path, monkeypatch):
+    def variables(config, bands):
+        assert bands == 3
+        raise UserError("not installed")
+
+    monkeypatch.setattr(train.pretrained, "variables", variables)
+    with pytest.raises(UserError, match="not installed"):
+        run(data_dir, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    save_run(tmp_path / "run", config_of(data_dir, **{"data.eval_split": ""}), step=5)
+    run(data_dir, tmp_path / "run", **{"data.eval_split": ""})
+    assert latest_step(tmp_path / "run") == 6
 
 
 def test_each_step_is_compiled_once_in_a_run_and_once_in_one_that_goes_on(data_dir, tmp_path, monkeypatch):

@@ -14,8 +14,9 @@ def data_dir(tmp_path_factory):
     return folder
 
 
-def test_a_run_is_loaded_as_it_was_saved(data_dir, tmp_path):
-    config = config_of(data_dir)
+@pytest.mark.parametrize("frozen_stages", [0, 1])
+def test_a_run_is_loaded_as_it_was_saved(data_dir, tmp_path, frozen_stages):
+    config = config_of(data_dir, **{"model.frozen_stages": frozen_stages})
     state = save_run(tmp_path, config, step=5)
     model = trained.load(tmp_path)
     assert model.step == 5

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from pcejax.errors import UserError
-from pcejax.models import blocks, fusion, unet
+from pcejax.models import blocks, encoders, fusion, unet
 
 
 def create_model(config: ml_collections.ConfigDict, num_classes: int, axis_name: str | None = None) -> nn.Module:
@@ -32,6 +32,14 @@ def create_model(config: ml_collections.ConfigDict, num_classes: int, axis_name:
     features = tuple(
         blocks.round_features(config.width * config.widening**index, config.width) for index in range(config.depth + 1)
     )
+    frozen = {"frozen_stages": config.frozen_stages, "frozen_statistics": config.frozen_statistics}
+    encoder: nn.Module
+    if config.encoder == "plain":
+        encoder = unet.PlainEncoder(features, level, dtype, **frozen)
+    else:
+        encoder = encoders.EfficientNetLite(
+            config.encoder, config.depth, dtype, axis_name, remat=config.remat, **frozen
+        )
     norm = functools.partial(blocks.Norm, kind=config.norm, dtype=dtype, axis_name=axis_name)
     at, fuse = config.fusion.at, config.fusion.fuse
     multi_scale = functools.partial(
@@ -46,7 +54,7 @@ def create_model(config: ml_collections.ConfigDict, num_classes: int, axis_name:
     )
     return unet.UNet(
         num_classes=num_classes,
-        encoder=unet.PlainEncoder(features, level, dtype),
+        encoder=encoder,
         features=features[:-1],
         level=level,
         upsample=config.upsample,
@@ -61,7 +69,7 @@ def create_model(config: ml_collections.ConfigDict, num_classes: int, axis_name:
 def _check(config: ml_collections.ConfigDict) -> None:
     """Raises UserError where a field has no such value."""
     for field, value, choices in (
-        ("encoder", config.encoder, ("plain",)),
+        ("encoder", config.encoder, ("plain", *encoders.SCALES)),
         ("norm", config.norm, blocks.NORMS),
         ("upsample", config.upsample, blocks.UPSAMPLERS),
         ("dtype", config.dtype, ("float32", "bfloat16", "float64")),
@@ -71,8 +79,16 @@ def _check(config: ml_collections.ConfigDict) -> None:
     ):
         if value not in choices:
             raise UserError(f"model.{field}={value!r}; expected one of {list(choices)}")
-    if not 1 <= config.depth <= 7:
-        raise UserError(f"model.depth={config.depth}; expected 1 to 7")
+    plain = config.encoder == "plain"
+    deepest = 7 if plain else encoders.MAX_DEPTH
+    if not 1 <= config.depth <= deepest:
+        raise UserError(f"model.depth={config.depth}; expected 1 to {deepest} with model.encoder={config.encoder!r}")
+    levels = config.depth + 1 if plain else config.depth
+    if not 0 <= config.frozen_stages <= levels:
+        raise UserError(
+            f"model.frozen_stages={config.frozen_stages}; expected 0 to {levels}, the encoder's levels at "
+            f"model.depth={config.depth}"
+        )
     for field in ("width", "widening", "blocks"):
         if config[field] < 1:
             raise UserError(f"model.{field}={config[field]}; expected 1 or more")

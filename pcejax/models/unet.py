@@ -21,6 +21,8 @@ class PlainEncoder(nn.Module):
     features: tuple[int, ...]
     level: blocks.ModuleDef
     dtype: jnp.dtype
+    frozen_stages: int = 0
+    frozen_statistics: bool = False
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> list[jax.Array | None]:
@@ -30,13 +32,18 @@ class PlainEncoder(nn.Module):
 
         Args:
           image: float `[B, H, W, bands]` in [0, 1]; H and W are multiples of 2 to the number of times down.
-          train: whether batch norm takes the batch's statistics.
+          train: whether batch norm takes the batch's statistics, unless they are frozen.
         """
         # About zero mean and unit spread for aerial imagery, whose bands seldom fill their range.
         x = ((image - 0.4) / 0.2).astype(self.dtype)
         levels: list[jax.Array | None] = []
         for index, features in enumerate(self.features):
-            x = self.level(features, name=f"level_{index}")(x if index == 0 else ops.max_pool_2x2(x), train=train)
+            x = x if index == 0 else ops.max_pool_2x2(x)
+            frozen = index < self.frozen_stages
+            batch_statistics = train and not frozen and not self.frozen_statistics
+            x = self.level(features, name=f"level_{index}")(x, train=batch_statistics)
+            if frozen:
+                x = jax.lax.stop_gradient(x)  # what no parameter asks for is not computed
             levels.append(x)
         return levels
 
