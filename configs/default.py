@@ -67,6 +67,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         4  # times down, 1 to 7, or to 5 with an EfficientNet; 2448 = 16 * 153, so 4 needs no padding at full resolution
     )
     model.width = 32  # features of the first level
+    model.gflops = 0.0  # of a forward pass over 256x256 pixels, which the width is then chosen for; 0 takes the width
     model.widening = 2.0  # factor of the features from a level to the next, rounded to what group norm divides
     model.blocks = 1  # of two 3x3 convolutions each, on every level of the way down and of the way up
     model.residual = False  # whether a block adds its input; for many blocks in a row

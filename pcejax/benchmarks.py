@@ -75,7 +75,7 @@ def measure_model(config: ml_collections.ConfigDict, size: int) -> dict[str, Any
     config.model.dtype = "float32"
     num_logits, shape = DEEPGLOBE.num_classes - 1, (1, size, size, 3)
     model = models.create_model(config.model, num_logits)
-    tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps)
+    tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps, config.model.frozen_stages)
     train_step = steps.make_train_step(
         models.create_model(config.model, num_logits, axis_name=parallel.AXIS),
         tx,
@@ -85,16 +85,20 @@ def measure_model(config: ml_collections.ConfigDict, size: int) -> dict[str, Any
         cut=lambda batch, plan: batch,
         ema_decay=config.train.ema_decay,
     )
-    batch = tiles.Batch(
-        jax.ShapeDtypeStruct((1, *shape), jnp.uint8),
-        jax.ShapeDtypeStruct((1, *shape[:3]), jnp.uint8),
-        jax.ShapeDtypeStruct((1, 1, DEEPGLOBE.num_classes), jnp.float32),
+    state = state_shapes(model, tx, shape)
+    batch, plan, knobs = jax.eval_shape(
+        lambda: (
+            tiles.Batch(
+                jnp.zeros((1, *shape), jnp.uint8),
+                jnp.zeros((1, *shape[:3]), jnp.uint8),
+                jnp.ones((1, 1, DEEPGLOBE.num_classes)),
+            ),
+            jnp.zeros((1, 1, 4), jnp.int32),
+            steps.Knobs(jax.random.key(0), jnp.ones(num_logits)),
+        )
     )
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    knobs = steps.Knobs(key, jax.ShapeDtypeStruct((num_logits,), jnp.float32))
-    plan = jax.ShapeDtypeStruct((1, 1, 4), jnp.int32)
-    mapped = parallel.map_train_step(train_step, resident=False)
-    memory = mapped.lower(state_shapes(model, tx, shape), batch, plan, knobs).compile().memory_analysis()
+    mapped: Any = parallel.map_train_step(train_step, resident=False)
+    memory = mapped.lower(state, batch, plan, knobs).compile().memory_analysis()
     told = summary.model_summary(model, config.model, shape)
     return {
         "model": summary.describe(told),

@@ -16,6 +16,7 @@ def conv_1x1(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jnp.einsum("bhwc,co->bhwo", x, kernel)
 
 
+@jax.named_scope("depthwise_conv")  # models/summary.py counts its products by this name
 def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """`[B, H, W, C]`, kernel `[K, K, C]` -> `[B, ceil(H / stride), ceil(W / stride), C]`: each channel by itself.
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from pcejax.errors import UserError
-from pcejax.models import blocks, encoders, fusion, unet
+from pcejax.models import blocks, encoders, fusion, summary, unet
 
 
 def create_model(config: ml_collections.ConfigDict, num_classes: int, axis_name: str | None = None) -> nn.Module:
@@ -24,13 +24,25 @@ def create_model(config: ml_collections.ConfigDict, num_classes: int, axis_name:
       UserError: a field has no such value.
     """
     _check(config)
+    width: float = config.width
+    if config.gflops:
+        width = _width_for(ml_collections.FrozenConfigDict(config), num_classes)
+    return _build(config, width, num_classes, axis_name)
+
+
+@functools.cache  # a run asks several times
+def _width_for(config: ml_collections.FrozenConfigDict, num_classes: int) -> float:
+    return summary.width_for(lambda width: _build(config, width, num_classes, None), config.gflops)
+
+
+def _build(config: ml_collections.ConfigDict, width: float, num_classes: int, axis_name: str | None) -> unet.UNet:
+    # Where the width is chosen for FLOPs: multiples of 4, for the groups of group norm.
+    like = 4 if config.gflops else config.width
+    features = tuple(blocks.round_features(width * config.widening**level, like) for level in range(config.depth + 1))
     dtype = jnp.dtype(config.dtype)
     conv = functools.partial(blocks.Conv, norm=config.norm, dtype=dtype, axis_name=axis_name)
     level = functools.partial(
         blocks.Level, num_blocks=config.blocks, residual=config.residual, remat=config.remat, conv=conv
-    )
-    features = tuple(
-        blocks.round_features(config.width * config.widening**index, config.width) for index in range(config.depth + 1)
     )
     frozen = {"frozen_stages": config.frozen_stages, "frozen_statistics": config.frozen_statistics}
     encoder: nn.Module
@@ -92,6 +104,8 @@ def _check(config: ml_collections.ConfigDict) -> None:
     for field in ("width", "widening", "blocks"):
         if config[field] < 1:
             raise UserError(f"model.{field}={config[field]}; expected 1 or more")
+    if config.gflops < 0:
+        raise UserError(f"model.gflops={config.gflops}; expected more than 0, or 0 to take model.width")
     if not 0 <= config.dropout < 1:
         raise UserError(f"model.dropout={config.dropout}; expected 0 to below 1")
     for field in ("grids", "rates"):

@@ -14,9 +14,7 @@ import ml_collections
 from jax.extend import core
 
 from pcejax.errors import UserError
-
-_WIDTH_STEP = 2  # of the widths that `width_for` tries
-_NOMINAL = (1, 256, 256, 3)  # the image that `model.gflops` is counted on
+from pcejax.models.receptive_field import receptive_field
 
 
 class Layer(NamedTuple):
@@ -25,18 +23,6 @@ class Layer(NamedTuple):
     path: tuple[str, ...]
     shape: tuple[int, ...]
     parameters: int
-
-
-class ReceptiveField(NamedTuple):
-    """Input pixels that a logit depends on, norms' statistics aside.
-
-    pixels: side of the square around it that it sees through convolutions, pooling 2x2 and interpolation, for the
-      logits that see most: how far a logit sees depends on where it lies on the grid of the deepest level.
-    whole_image: whether it also sees features pooled over the image or over the cells of a grid on it.
-    """
-
-    pixels: int
-    whole_image: bool
 
 
 def layers(model: nn.Module, image_shape: tuple[int, ...]) -> list[Layer]:
@@ -61,7 +47,8 @@ def layers(model: nn.Module, image_shape: tuple[int, ...]) -> list[Layer]:
 def flops(model: nn.Module, image_shape: tuple[int, ...]) -> float:
     """Twice the multiply-adds of the convolutions and dots of one forward pass over `[B, H, W, bands]`.
 
-    The textbook count: taps on the padding are counted, norms, activations, pooling and interpolation are not.
+    The textbook count: taps on padding are counted; norms, activations, sums, max-pooling and interpolation by
+    doubling are not. A fusion's means over grids and the interpolation of them are dots and are counted.
     """
     image = jax.ShapeDtypeStruct(image_shape, jnp.float32)
     forward = jax.make_jaxpr(functools.partial(model.apply, train=False))(_variables(model, image_shape), image)
@@ -82,17 +69,19 @@ def _multiply_adds(jaxpr: Any) -> int:
             kernel = eqn.invars[1].aval.shape
             features = kernel[params["dimension_numbers"].rhs_spec[0]]
             total += math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) // features
+        elif name == "mul" and "depthwise_conv" in str(eqn.source_info.name_stack):
+            total += math.prod(eqn.outvars[0].aval.shape)  # a tap of ops.depthwise_conv, which has no primitive
         else:
             bodies = (getattr(value, "jaxpr", value) for value in params.values())
             total += sum(_multiply_adds(body) for body in bodies if isinstance(body, core.Jaxpr))
     return total
 
 
-def width_for(model_of: Callable[[int], nn.Module], gflops: float) -> int:
-    """The even width whose model comes nearest to `gflops` for an RGB image of 256x256 pixels.
+def width_for(model_of: Callable[[float], nn.Module], gflops: float) -> float:
+    """The width, a multiple of 1/4 from 4 on, whose model comes nearest to `gflops` for 256x256 pixels of RGB.
 
     Args:
-      model_of: width -> model; a wider one has more FLOPs, about as the square.
+      model_of: width -> model; a wider one has as many FLOPs or more.
       gflops: of one forward pass, as `flops` counts.
 
     Raises:
@@ -100,56 +89,28 @@ def width_for(model_of: Callable[[int], nn.Module], gflops: float) -> int:
     """
 
     @functools.cache
-    def count(width: int) -> float:
-        return flops(model_of(width), _NOMINAL) / 1e9
+    def count(quarters: int) -> float:
+        return flops(model_of(quarters / 4), (1, 256, 256, 3)) / 1e9
 
-    if count(_WIDTH_STEP) > gflops:
+    low, high = 16, 128
+    if count(low) > gflops:
         raise UserError(
-            f"model.gflops={gflops:g}; expected at least {count(_WIDTH_STEP):.3g}, which width {_WIDTH_STEP} has; "
+            f"model.gflops={gflops:g}; expected {count(low):.3g} or more, which a model of width 4 has; "
             "raise it, or lower model.depth"
         )
-    width, last = 32, 0
-    while width != last:  # by the square law, until it stays
-        last = width
-        width = max(1, round(width * math.sqrt(gflops / count(width)) / _WIDTH_STEP)) * _WIDTH_STEP
-    near = range(max(_WIDTH_STEP, width - _WIDTH_STEP), width + 2 * _WIDTH_STEP, _WIDTH_STEP)
-    return min(near, key=lambda width: abs(count(width) - gflops))
-
-
-def receptive_field(config: ml_collections.ConfigDict) -> ReceptiveField:
-    """The receptive field of the model of `config` (a run's `config.model`), far from the image's border."""
-    spans = [_span(config, pixel) for pixel in range(2**config.depth)]
-    return ReceptiveField(max(last - first + 1 for first, last in spans), whole_image=False)
-
-
-def _span(config: ml_collections.ConfigDict, pixel: int) -> tuple[int, int]:
-    """First and last pixel of a row of the image that logit `pixel` of that row depends on."""
-
-    def block(span: tuple[int, int]) -> tuple[int, int]:
-        return span[0] - 2, span[1] + 2  # two 3x3 convolutions
-
-    def upsample(span: tuple[int, int]) -> tuple[int, int]:
-        # Bilinear: pixel 2i is made of i - 1 and i, pixel 2i + 1 of i and i + 1. Otherwise both of i alone.
-        reach = 1 if config.upsample == "bilinear" else 0
-        return (span[0] - reach) // 2, (span[1] + reach) // 2
-
-    span, skips = (pixel, pixel), []
-    for _ in range(config.depth):
-        span = block(span)
-        skips.append(span)
-        span = upsample(span)
-    for skip in reversed(skips):
-        first, last = block(span)
-        span = min(2 * first, skip[0]), max(2 * last + 1, skip[1])
-    return block(span)
+    while count(high) <= gflops:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if count(middle) <= gflops else (low, middle)
+    return min(low, high, key=lambda quarters: abs(count(quarters) - gflops)) / 4
 
 
 def model_summary(model: nn.Module, config: ml_collections.ConfigDict, image_shape: tuple[int, ...]) -> dict[str, Any]:
     """What a run stores of `model`, which `config` describes: JSON types, FLOPs of an image `[1, H, W, bands]`."""
     parts = [
         {"name": "/".join(layer.path), "shape": list(layer.shape), "parameters": layer.parameters}
-        for layer in layers(model, image_shape)
-        if len(layer.path) == 1
+        for layer in parts_of(layers(model, image_shape))
     ]
     return {
         "parameters": sum(part["parameters"] for part in parts),
@@ -161,20 +122,22 @@ def model_summary(model: nn.Module, config: ml_collections.ConfigDict, image_sha
     }
 
 
+def parts_of(all_layers: list[Layer]) -> list[Layer]:
+    """The layers that make up the whole model: the levels of its encoder, and all else of its first rank."""
+    return [layer for layer in all_layers if len(layer.path) == 1 + (layer.path[0] == "encoder")]
+
+
 def describe(summary: dict[str, Any]) -> str:
     """A `model_summary` in one line."""
     height, width, _ = summary["image"]
-    field = f"receptive field {summary['receptive_field']['pixels']} pixels"
-    beyond = []
-    if summary["receptive_field"]["whole_image"]:
-        beyond.append("pooled features")
-    if summary["norm"] == "group":
-        beyond.append("group norm's statistics")
-    if beyond:
-        field += f" (beyond them only {' and '.join(beyond)})"
+    beyond = ["pooled features"] * summary["receptive_field"]["whole_image"]
+    beyond += ["group norm's statistics"] * (summary["norm"] == "group")
+    features = [part["shape"][-1] for part in summary["parts"][:-1]]
     return (
-        f"{summary['parameters'] / 1e6:.3g} M parameters, {summary['gflops']:.3g} GFLOPs for {width}x{height} pixels, "
-        f"{field}"
+        f"{min(features)} to {max(features)} features, {summary['parameters'] / 1e6:.3g} M parameters, "
+        f"{summary['gflops']:.3g} GFLOPs for {height}x{width} pixels, "
+        f"receptive field {summary['receptive_field']['pixels']} pixels"
+        + (f" (beyond them only {' and '.join(beyond)})" if beyond else "")
     )
 
 
