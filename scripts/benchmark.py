@@ -5,13 +5,12 @@ scripts/benchmark.py input [--steps=40] [--config.data.host_threads=2]   crops a
 scripts/benchmark.py models [--size=512]                                 what each config's model costs
 """
 
-import importlib
 from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
-from configs import default
+from configs import all_configs
 from pcejax import cli
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/default.py", "Config file.", lock_config=True)
@@ -34,10 +33,9 @@ def measure_models() -> None:
     from pcejax import benchmarks, writers
 
     rows = {}
-    for path in sorted(Path(default.__file__).parent.glob("[!_]*.py")):
-        config = importlib.import_module(f"configs.{path.stem}").get_config()
-        rows[path.stem] = row = benchmarks.measure_model(config, _SIZE.value)
-        print(f"{path.stem}: {row['model']}, peak {row['peak_bytes'] / 1e9:.2f} GB on {row['devices']}", flush=True)
+    for name, config in all_configs().items():
+        rows[name] = row = benchmarks.measure_model(config, _SIZE.value)
+        print(f"{name}: {row['model']}, peak {row['peak_bytes'] / 1e9:.2f} GB on {row['devices']}", flush=True)
     if _JSON.value:
         writers.write_json(Path(_JSON.value), rows)
 

@@ -58,9 +58,11 @@ def test_depthwise_convolutions_are_counted():
     assert summary.flops(encoder, (1, 224, 224, 3)) == 2 * expected
 
 
+@pytest.mark.parametrize("control", [False, True])
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)
-def test_the_parts_hold_all_parameters_in_the_order_of_computation(config):
+def test_the_parts_hold_all_parameters_in_the_order_of_computation(config, control):
     config = config.get_config("cpu").model
+    config.fusion.plain_control = control
     told = summary_of(config, (1, 96, 96, 3))
     model = create_model(config, 6)
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 96, 96, 3)), train=False))

@@ -26,7 +26,7 @@ class Layer(NamedTuple):
 
 
 def layers(model: nn.Module, image_shape: tuple[int, ...]) -> list[Layer]:
-    """Every module of `model` applied to an image `[B, H, W, bands]`, in the order in which they are done."""
+    """Every module with parameters, of `model` on an image `[B, H, W, bands]`, in the order in which they are done."""
     shapes: dict[tuple[str, ...], tuple[int, ...]] = {}
 
     def record(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
@@ -41,7 +41,8 @@ def layers(model: nn.Module, image_shape: tuple[int, ...]) -> list[Layer]:
     def parameters(path: tuple[str, ...]) -> int:
         return _size(functools.reduce(lambda tree, name: tree.get(name, {}), path, params))
 
-    return [Layer(path, shape, parameters(path)) for path, shape in shapes.items() if path]
+    found = (Layer(path, shape, parameters(path)) for path, shape in shapes.items() if path)
+    return [layer for layer in found if layer.parameters]
 
 
 def flops(model: nn.Module, image_shape: tuple[int, ...]) -> float:
