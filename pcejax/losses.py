@@ -118,7 +118,7 @@ def hard_pixel_cross_entropy(
     """
     pixels = _pixels(logits, labels, label_mask, class_weights)
     loss, weight = (array.reshape(len(logits), -1) for array in (-pixels.log_p_target, pixels.weight))
-    labelled = jnp.sum(weight > 0, -1)
+    labelled = jnp.sum(weight > 0, -1, dtype=weight.dtype)
     chosen = jnp.minimum(jnp.maximum(jnp.round(share * labelled), least), labelled)
     wanted = chosen / jnp.maximum(labelled, 1) * jnp.sum(weight, -1)
 

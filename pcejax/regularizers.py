@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def _log_softmax(logits: jax.Array) -> jax.Array:
@@ -53,6 +54,45 @@ def total_variation(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.sum(jnp.abs(down)) + jnp.sum(jnp.abs(right)), jnp.asarray(pairs, p.dtype)
 
 
+def _disagreement(
+    other: jax.Array,
+    color: jax.Array,
+    radius: int,
+    sigma_color: float,
+    sigma_position: float,
+) -> jax.Array:
+    """`[C, B, H, W]`: sum over j of k_ij other_j, from other = 1 - p `[C, B, H, W]` and color `[bands, B, H, W]`.
+
+    It is all that value and gradient need of a pixel's window: a loop adds it up, and no kernel is kept.
+    """
+    shape = other.shape
+    height, width = shape[2:]
+    other = jnp.pad(other, ((0, 0), (0, 0), (radius, radius), (radius, radius)))
+    color = jnp.pad(color, ((0, 0), (0, 0), (radius, radius), (2 * radius, 2 * radius)))
+    # With the rim above and beside it, so that it holds the first pixel of each pair that has one in the image.
+    first = color[:, :, : height + radius, radius : width + 3 * radius]
+
+    def add_pairs(total: jax.Array, offset: jax.Array) -> tuple[jax.Array, None]:
+        row, col = offset
+        second = jax.lax.dynamic_slice(color, (0, 0, row, radius + col), first.shape)
+        # Band by band: a reduction over an axis of three is several times slower on CPUs.
+        distance = sum((a - b) ** 2 for a, b in zip(first, second, strict=True)) / (2 * sigma_color**2)
+        distance += (row**2 + col**2).astype(other.dtype) / (2 * sigma_position**2)
+        kernel = jnp.exp(-distance)
+        ahead = kernel[:, radius:, radius : radius + width]
+        behind = jax.lax.dynamic_slice(kernel, (0, radius - row, radius - col), ahead.shape)
+
+        def neighbour(row: jax.Array, col: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_slice(other, (0, 0, radius + row, radius + col), shape)
+
+        return total + (ahead[None] * neighbour(row, col) + behind[None] * neighbour(-row, -col)), None
+
+    # Half of the window's offsets: k is symmetric, and serves both pixels of a pair.
+    offsets = np.array([(row, col) for row in range(radius + 1) for col in range(-radius, radius + 1)])[radius + 1 :]
+    total, _ = jax.lax.scan(add_pairs, jnp.zeros(shape, other.dtype), jnp.asarray(offsets))
+    return total
+
+
 def gated_crf(
     logits: jax.Array,
     image: jax.Array,
@@ -62,7 +102,7 @@ def gated_crf(
     sigma_position: float,
     valid: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Sum over pairs of near pixels of alike colour of the probability that their classes differ, and the pixels.
+    """Sum over near pixels of alike colour of the probability that their classes differ, and the number of pixels.
 
     Obukhov et al., 2019, "Gated CRF Loss for Weakly Supervised Semantic Image Segmentation": each pixel i adds
     sum_j k_ij (1 - p_i . p_j) over the other pixels j of its window, with
@@ -77,40 +117,35 @@ def gated_crf(
       valid: bool `[B, H, W]`; pairs with a pixel that is not valid are left out. None for all valid.
 
     Returns:
-      (sum, weight), scalars; the weight is the number of valid pixels, as in the paper.
+      (sum, weight), scalars; the weight is the number of valid pixels, as in the paper, so a pair counts for both of
+      its pixels. First derivatives are exact; second ones are not, since the sum over a window is held fixed.
+
+    Raises:
+      ValueError: the shapes do not fit.
     """
-    p = jnp.moveaxis(_softmax(logits), -1, 0)
+    if image.shape[:-1] != logits.shape[:-1] or (valid is not None and valid.shape != logits.shape[:-1]):
+        raise ValueError(
+            f"logits {logits.shape}, image {image.shape}, valid {None if valid is None else valid.shape}; "
+            "expected [B, H, W, C], [B, H, W, bands], [B, H, W]"
+        )
+    # Channels first: the compiler's vectors then run along rows, which is several times faster on CPUs.
+    p, color = jnp.moveaxis(_softmax(logits), -1, 0), jnp.moveaxis(image, -1, 0)
     valid = jnp.ones(p.shape[1:], bool) if valid is None else valid
-    p = jnp.where(valid[None], p, 0)
-    other = jax.lax.stop_gradient(jnp.where(valid[None], 1 - p, 0))
-    # An invalid pixel's colour may be anything; NaN times 0 would be NaN.
-    color = jnp.where(valid[None], jnp.moveaxis(image, -1, 0), 0).astype(p.dtype)
-    color = jax.lax.stop_gradient(color)
-
-    # Each pixel's sum_j k_ij (1 - p_j) is all that value and gradient need, and no kernel has to be kept for it.
-    # Channels come first so that the compiler's vectors run along rows.
-    height, width = valid.shape[1:]
-    sides = ((0, 0), (0, 0), (radius, radius), (radius, radius))
-    padded_color, padded_other, disagreement = (jnp.pad(x, sides) for x in (color, other, jnp.zeros_like(other)))
-    here = (slice(None), slice(None), slice(radius, radius + height), slice(radius, radius + width))
-    for row in range(radius + 1):
-        for col in range(-radius, radius + 1):
-            if (row, col) <= (0, 0):
-                continue  # k is symmetric: half of the window serves both pixels of a pair
-            there = (
-                *here[:2],
-                slice(radius + row, radius + row + height),
-                slice(radius + col, radius + col + width),
-            )
-            distance = jnp.sum((color - padded_color[there]) ** 2, 0, keepdims=True) / (2 * sigma_color**2)
-            kernel = jnp.exp(-distance - (row**2 + col**2) / (2 * sigma_position**2))
-            disagreement = disagreement.at[here].add(kernel * padded_other[there])
-            disagreement = disagreement.at[there].add(kernel * other)
-    disagreement = disagreement[here]
-
-    # The sum is quadratic in p: its gradient is twice the disagreement, less what all classes share and softmax drops.
+    # An invalid pixel's values may be anything; NaN times 0 would be NaN.
+    p, other, color = (jnp.where(valid[None], x, 0) for x in (p, 1 - p, color.astype(p.dtype)))
+    disagreement = _disagreement(
+        jax.lax.stop_gradient(other), jax.lax.stop_gradient(color), radius, sigma_color, sigma_position
+    )
+    # The sum is quadratic in p, so its gradient is twice the disagreement, up to what is equal for all classes and so
+    # drops out of the softmax. A loop that is not differentiated keeps nothing for a backward pass.
     total = jnp.sum((2 * p - jax.lax.stop_gradient(p)) * disagreement)
     return total, jnp.sum(valid, dtype=p.dtype)
+
+
+def _teacher_softmax(teacher_logits: jax.Array, logits: jax.Array) -> jax.Array:
+    if teacher_logits.shape != logits.shape:
+        raise ValueError(f"teacher_logits {teacher_logits.shape}, logits {logits.shape}; expected equal shapes")
+    return jax.lax.stop_gradient(_softmax(teacher_logits))
 
 
 def consistency(logits: jax.Array, teacher_logits: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -126,7 +161,7 @@ def consistency(logits: jax.Array, teacher_logits: jax.Array) -> tuple[jax.Array
     Returns:
       (sum, weight), scalars; the quotient lies in [0, 2].
     """
-    difference = _softmax(logits) - jax.lax.stop_gradient(_softmax(teacher_logits))
+    difference = _softmax(logits) - _teacher_softmax(teacher_logits, logits)
     pixel = jnp.sum(difference**2, -1)
     return jnp.sum(pixel), jnp.asarray(pixel.size, pixel.dtype)
 
@@ -148,7 +183,7 @@ def pseudo_labels(
     Returns:
       (sum, weight), scalars.
     """
-    teacher = jax.lax.stop_gradient(_softmax(teacher_logits))
+    teacher = _teacher_softmax(teacher_logits, logits)
     taught = (label_mask == 0) & (teacher.max(-1) >= confidence)
     log_p = jnp.take_along_axis(_log_softmax(logits), teacher.argmax(-1)[..., None], -1)[..., 0]
     return -jnp.sum(jnp.where(taught, log_p, 0)), jnp.sum(label_mask == 0, dtype=log_p.dtype)
