@@ -118,11 +118,12 @@ def hard_pixel_cross_entropy(
     """
     pixels = _pixels(logits, labels, label_mask, class_weights)
     loss, weight = (array.reshape(len(logits), -1) for array in (-pixels.log_p_target, pixels.weight))
-    labelled = jnp.sum(weight > 0, -1, dtype=weight.dtype)
+    labelled = jnp.sum(weight > 0, -1)
     chosen = jnp.minimum(jnp.maximum(jnp.round(share * labelled), least), labelled)
     wanted = chosen / jnp.maximum(labelled, 1) * jnp.sum(weight, -1)
 
-    # The loss of the last pixel to be chosen; unlabelled ones come after all others.
+    # The loss of the last pixel to be chosen; unlabelled ones come after all others, so that not even the rounding of
+    # the running sum depends on them.
     rank = jax.lax.stop_gradient(jnp.where(weight > 0, -loss, jnp.inf))
     ranked, ranked_weight = jax.lax.sort((rank, weight), num_keys=1)
     before = jnp.sum(jnp.cumsum(ranked_weight, -1) < wanted[:, None], -1, keepdims=True)

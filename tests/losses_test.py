@@ -234,6 +234,16 @@ def test_all_hard_pixels_are_the_partial_cross_entropy(soft):
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-6)
 
 
+def test_hard_pixels_do_not_depend_on_unlabelled_ones_to_the_last_digit():
+    for seed in range(10):
+        logits, labels, mask = random_batch(seed, soft=True)
+        other = np.where(mask[..., None] != 0, logits, np.arange(-2, 3, dtype=np.float32))
+        got, expected = (
+            value_and_gradient((x, labels, mask), hard_pixel_cross_entropy, share=1.0, least=1) for x in (other, logits)
+        )
+        jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
 @pytest.mark.parametrize("soft", [False, True])
 def test_dice_is_that_of_the_slow_reference(soft):
     logits, labels, mask = batch = random_batch(soft=soft)
@@ -277,13 +287,15 @@ def test_the_weight_comes_from_the_batch_alone(name):
 
 @family
 def test_unlabelled_pixels_are_not_read(name):
-    logits, labels, mask = random_batch()
+    logits, labels, mask = random_batch(soft=True)
     expected = value_and_gradient((logits, labels, mask), FAMILY[name])
     for value in (0, CLASSES, 254):
-        other_logits = np.where(mask[..., None], logits, np.float32(value))
-        got = value_and_gradient((other_logits, np.where(mask, labels, value).astype(np.uint8), mask), FAMILY[name])
+        other_logits = np.where(mask[..., None] != 0, logits, np.linspace(-value, value, CLASSES, dtype=np.float32))
+        got = value_and_gradient(
+            (other_logits, np.where(mask != 0, labels, value).astype(np.uint8), mask), FAMILY[name]
+        )
         jax.tree.map(np.testing.assert_array_equal, got, expected)
-    signed = np.where(mask, labels, -1).astype(np.int32)
+    signed = np.where(mask != 0, labels, -1).astype(np.int32)
     jax.tree.map(np.testing.assert_array_equal, value_and_gradient((logits, signed, mask), FAMILY[name]), expected)
 
 
