@@ -87,9 +87,29 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
 
     config.loss = loss = ml_collections.ConfigDict()
     loss.class_weights = ()  # one for each class that has a logit; () for equal weights
+    loss.effective_number_beta = 0.0  # above 0, such as 0.999: class weights from the counts of the run's labels
     loss.balance_crops = False  # a class weighs as much in a crop with one of its points as in one with a cluster
-    loss.label_smoothing = 0.0  # share of the target spread over all classes
-    loss.focal_gamma = 0.0  # exponent of (1 - p); 0 for none
+    # The loss is the sum of the terms whose weight is above 0. A weight is 0 before step `start`, then grows over
+    # `warmup_steps`. docs/losses.md tells what each is, and what it was measured to be worth.
+    of_labels = ("partial_cross_entropy", "hard_pixel_cross_entropy", "partial_dice")
+    for_comparison = ("all_pixel_cross_entropy", "unknown_class_cross_entropy")
+    of_all_pixels = ("entropy", "total_variation", "gated_crf", "consistency", "pseudo_labels", "propagation")
+    for name in of_labels + for_comparison + of_all_pixels:
+        loss[name] = ml_collections.ConfigDict({"weight": 0.0, "start": 0, "warmup_steps": 0})
+    loss.partial_cross_entropy.weight = 1.0
+    loss.partial_cross_entropy.label_smoothing = 0.0  # share of the target spread over all classes
+    loss.partial_cross_entropy.focal_gamma = 0.0  # exponent of (1 - p); 0 for none
+    loss.partial_cross_entropy.weighted_mean = True  # divided by the class weights of the pixels, else by their number
+    loss.hard_pixel_cross_entropy.share = 0.5  # of a crop's labelled pixels, those with the largest loss
+    loss.hard_pixel_cross_entropy.least = 4  # pixels of a crop, where it has as many
+    loss.gated_crf.radius = 5  # pixels at the training scale
+    loss.gated_crf.sigma_color = 0.1  # of bands in [0, 1]
+    loss.gated_crf.sigma_position = 6.0  # pixels at the training scale
+    loss.pseudo_labels.confidence = 0.9  # teacher's probability, at least
+    loss.propagation.reach = 16  # pixels at the training scale
+    loss.propagation.color_cost = 4.0  # of a step, for a difference of 1 summed over the bands
+    loss.propagation.teacher_cost = 1.0  # of a step, for a difference of 1 summed over the classes
+    loss.propagation.step_cost = 0.03  # of any step
 
     config.optimizer = optimizer = ml_collections.ConfigDict()
     optimizer.learning_rate = 1e-3  # the largest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -102,10 +103,17 @@ def photometric(
     return jnp.clip(image, 0.0, 1.0)
 
 
-def augment(
-    keys: jax.Array, image: jax.Array, label: jax.Array, *, dihedral_moves: bool, **light: float
-) -> tuple[jax.Array, jax.Array]:
-    """One random view of each crop, decided by its key alone.
+class Views(NamedTuple):
+    """What a step sees of its crops; images are float32 `[B, S, S, bands]` in [0, 1], all of one geometry."""
+
+    image: jax.Array  # in another light: what the model learns from
+    label: jax.Array  # uint8 [B, S, S], moved with the image
+    plain: jax.Array  # in its own light: what terms compare colours on
+    other: jax.Array  # in a third light: what a teacher sees
+
+
+def augment(keys: jax.Array, image: jax.Array, label: jax.Array, *, dihedral_moves: bool, **light: float) -> Views:
+    """Random views of each crop, decided by its key alone.
 
     Args:
       keys: random keys `[B]`, one a crop.
@@ -118,4 +126,5 @@ def augment(
     if dihedral_moves:
         element = jax.vmap(lambda key: jax.random.randint(key, (), 0, 8))(geometry)
         image, label = dihedral(image, element), dihedral(label, element)
-    return photometric(photometry, image, **light), label
+    others = jax.vmap(lambda key: jax.random.fold_in(key, 1))(photometry)
+    return Views(photometric(photometry, image, **light), label, image, photometric(others, image, **light))

@@ -49,6 +49,7 @@ def score_split(model: trained.Trained, builder: tfds.core.DatasetBuilder, split
     folder = runs.pictures_folder(workdir, split)
     folder.mkdir(parents=True, exist_ok=True)
     matrices = np.zeros((len(raw), legend.num_classes, legend.num_classes), np.int64)
+    known_matrices = np.zeros_like(matrices)  # of the known classes' logits alone, where unknown has one
     progress, pixels, start = writers.Progress(len(raw)), 0, time.monotonic()
     for index, (tile, image, mask) in enumerate(tiles.decoded(raw)):
         if (mask == IGNORE).all():
@@ -58,6 +59,9 @@ def score_split(model: trained.Trained, builder: tfds.core.DatasetBuilder, split
         taught = tiles.labels_of(tile, config, legend, factor=1) if protocol_name == "within" else None
         truth = scored_mask(mask, taught.label if taught else None, config.inference.buffer_px)
         matrices[index] = metrics.confusion_matrix(truth, predicted, legend.num_classes)
+        if config.train_unknown:
+            known = logits[..., : legend.num_known].argmax(-1)
+            known_matrices[index] = metrics.confusion_matrix(truth, known, legend.num_classes)
         pixels += mask.size
         if index < MAX_PICTURES:
             shown = pictures.as_rgb(image, model.bands)
@@ -83,6 +87,11 @@ def score_split(model: trained.Trained, builder: tfds.core.DatasetBuilder, split
         "points": config.points.to_dict()
         | {name: value for name, value in model.about.items() if name not in _WHO_TAUGHT},
         **metrics.scores(matrices.sum(0), legend, train_unknown=config.train_unknown),
+        **(
+            {"miou_without_unknown_logit": float(metrics.miou(known_matrices.sum(0), legend.num_known))}
+            if config.train_unknown
+            else {}
+        ),
         "miou_interval_over_tiles": metrics.bootstrap_miou(matrices, legend.num_known),
         "majority_class": legend.names[majority],
         "majority_miou": float(metrics.miou(constant, legend.num_known)),
@@ -135,5 +144,10 @@ def print_scores(result: dict[str, Any]) -> None:
         shown = ["absent", "absent"] if value is None else [f"{value:.3f}", f"{result['f1'][name]:.3f}"]
         table.add_row(name, *shown)
     Console().print(table)
-    glnet = f", mIoU with unknown as GLNet counts it {result['miou_glnet']:.3f}" if "miou_glnet" in result else ""
+    glnet = ""
+    if "miou_glnet" in result:
+        glnet = (
+            f", mIoU with unknown as GLNet counts it {result['miou_glnet']:.3f}, without the unknown class's logit "
+            f"{result['miou_without_unknown_logit']:.3f}"
+        )
     print(f"overall accuracy {result['overall_accuracy']:.3f}, kappa {result['kappa']:.3f}{glnet}", flush=True)

@@ -32,9 +32,9 @@ def draw_sheet(config: ml_collections.ConfigDict, path: Path) -> None:
     input_pipeline.check(config, tile_set)
     plan = next(input_pipeline.plans(config, tile_set, 0))[:CROPS]
     crops = tiles.cut_on_host(tile_set, plan, config.data.crop)
-    keys = steps.view_keys(jax.random.key(config.seed), plan)
+    keys = steps.row_keys(jax.random.key(config.seed), "augment", plan)
     views = augment.augment(keys, tiles.scale_image(crops.image, bands), crops.label, **config.augment)
-    images, labels = map(np.asarray, views)
+    images, labels = np.asarray(views.image), np.asarray(views.label)
     unit = datasets.Bands("float32", (0.0,) * bands.num, (1.0,) * bands.num)
     columns = -(-len(plan) // 2)
     sheet = Image.new("RGB", (columns * (_CELL + 4) - 4, 2 * (2 * _CELL + 28)), (255, 255, 255))

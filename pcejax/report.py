@@ -89,7 +89,10 @@ def _scores(workdir: Path, result: dict[str, Any]) -> str:
         f"{result['overall_accuracy']:.3f}, kappa {result['kappa']:.3f}."
     )
     if "miou_glnet" in result:
-        about += f" mIoU with unknown pixels counted as GLNet does: {result['miou_glnet']:.3f}."
+        about += (
+            f" mIoU with unknown pixels counted as GLNet does: {result['miou_glnet']:.3f}; mIoU without "
+            f"the unknown class's logit: {result['miou_without_unknown_logit']:.3f}."
+        )
     about += f" The run was taught by {_budget(result['points'])}."
     rows: list[tuple[str, float, dict[str, Any]]] = [("this run", result["miou"], result["iou"])]
     path = runs.baselines_path(workdir, result["split"])
@@ -124,6 +127,8 @@ def _budget(points: dict[str, Any]) -> str:
     )
     if points["point_counts"]:
         text += f"; points clicked: {told(points['point_counts'])}"
+    if len(set(points["class_weights"].values())) > 1:
+        text += "; class weights: " + ", ".join(f"{name} {weight:.2f}" for name, weight in points["class_weights"].items())
     if points["underfull"]:
         text += f"; fewer points than the budget, on so many tiles: {told(points['underfull'])}"
     return text

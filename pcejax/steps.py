@@ -12,7 +12,8 @@ import numpy as np
 import optax
 from clu.metrics import Average
 
-from pcejax import datasets, metrics, parallel, tiles
+from pcejax import datasets, metrics, parallel, terms, tiles
+from pcejax.augment import Views
 from pcejax.legend import IGNORE
 from pcejax.train_state import TrainState, named_key
 
@@ -22,22 +23,23 @@ class Knobs(NamedTuple):
 
     key: jax.Array  # the run's random key
     class_weights: jax.Array  # float32 [C]
+    schedules: jax.Array  # float32 [T, 3], of the loss's terms: see `terms.make_schedules`
 
 
-def view_keys(key: jax.Array, plan: jax.Array | np.ndarray) -> jax.Array:
-    """Keys `[b]` of the augmented views of a plan int32 `[b, 4]`, in a run of random key `key`.
+def row_keys(key: jax.Array, name: str, plan: jax.Array | np.ndarray) -> jax.Array:
+    """Keys `[b]` for the use `name` of each crop of a plan int32 `[b, 4]`, in a run of random key `key`.
 
-    A crop's own seed comes with the plan, so its view does not depend on how rows lie on devices.
+    A crop's own seed comes with the plan, so what is drawn for it does not depend on how rows lie on devices.
     """
-    stream = named_key(key, "augment")
+    stream = named_key(key, name)
     return jax.vmap(lambda seed: jax.random.fold_in(stream, seed))(plan[:, 3])
 
 
 def make_train_step(
     model: nn.Module,
     tx: optax.GradientTransformation,
-    loss: Callable[..., tuple[jax.Array, jax.Array]],
-    augment: Callable[..., tuple[jax.Array, jax.Array]],
+    loss_terms: Sequence[terms.Term],
+    augment: Callable[..., Views],
     *,
     class_names: Sequence[str],
     cut: Callable[[Any, jax.Array], tiles.Batch],
@@ -48,11 +50,10 @@ def make_train_step(
     """`train_step(state, source, plan, knobs) -> (state, metrics)` for one device of the axis "data".
 
     Args:
-      model: image, train -> logits; its batch norm, if any, synchronised over the axis.
+      model: image, train, keys -> logits; its batch norm, if any, synchronised over the axis.
       tx: applied to the gradient of the loss of the global batch.
-      loss: `(logits, labels, label_mask, class_weights=...) -> (sum, weight)`; its mask is float32: at labelled
-        pixels the weight of the class on the crop's tile, 0 elsewhere.
-      augment: `(keys, image, label) -> (image, label)`.
+      loss_terms: what the loss is the sum of.
+      augment: `(keys, image, label) -> views`.
       class_names: of the logits' classes.
       cut: `(source, plan) -> batch`, from what the step gets as its source: resident tiles, or a batch cut before.
       balance_crops: whether the labelled pixels of a class share one weight in each crop, however many they are.
@@ -68,34 +69,49 @@ def make_train_step(
         state: TrainState, source: tiles.Tiles | tiles.Batch, plan: jax.Array, knobs: Knobs
     ) -> tuple[TrainState, metrics.StepMetrics]:
         batch = cut(source, plan)
-        image, label = augment(view_keys(knobs.key, plan), tiles.scale_image(batch.image, bands), batch.label)
-        label_mask = label != IGNORE
-        labelled_of_class = jnp.stack([(label == class_id).sum((1, 2)) for class_id in range(len(class_names))], -1)
+        views = augment(row_keys(knobs.key, "augment", plan), tiles.scale_image(batch.image, bands), batch.label)
+        label_mask = views.label != IGNORE
+        labelled_of_class = jnp.stack(
+            [(views.label == class_id).sum((1, 2)) for class_id in range(len(class_names))], -1
+        )
         weights = batch.weights[:, : len(class_names)]
         if balance_crops:
             weights = weights / jnp.maximum(labelled_of_class, 1)
-        # Indexed by class: an unlabelled pixel's is 0, whatever class it reads.
-        pixel_weights = jnp.where(label_mask, jax.vmap(jnp.take)(weights, jnp.where(label_mask, label, 0)), 0)
+        known = {
+            "labels": views.label,
+            # Indexed by class: an unlabelled pixel's is 0, whatever class it reads.
+            "label_mask": jnp.where(label_mask, jax.vmap(jnp.take)(weights, jnp.where(label_mask, views.label, 0)), 0),
+            "class_weights": knobs.class_weights,
+            "image": views.plain,
+        }
+        if any("teacher_logits" in term.needs for term in loss_terms):
+            teacher_logits = jnp.asarray(model.apply(state.ema_variables(), views.other, train=False))
+            known["teacher_logits"] = jax.lax.stop_gradient(teacher_logits)
+        term_weights = terms.weights_at(knobs.schedules, state.step)
 
-        def local_sum(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
+        def local_loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array, Any]]:
             variables = {"params": params, "batch_stats": state.batch_stats}
-            logits, changed = model.apply(variables, image, train=True, mutable=["batch_stats"])
-            loss_sum, weight_sum = loss(logits, label, pixel_weights, class_weights=knobs.class_weights)
-            correct = jnp.sum((jnp.argmax(logits, -1) == label) & label_mask)
-            return loss_sum, (weight_sum, correct, changed.get("batch_stats", {}))
+            keys = row_keys(knobs.key, "dropout", plan)
+            logits, changed = model.apply(variables, views.image, train=True, keys=keys, mutable=["batch_stats"])
+            pairs = [term.function(**{n: (known | {"logits": logits})[n] for n in term.needs}) for term in loss_terms]
+            sums, local_weights = (jnp.stack(values) for values in zip(*pairs, strict=True))
+            # A term's weight comes from the batch, not from the parameters: nothing flows through this sum.
+            weight_sums = jax.lax.psum(jax.lax.stop_gradient(local_weights), parallel.AXIS)
+            # Nothing of it in the whole batch: sum and gradient are 0, and so is what they are divided by.
+            means = sums / jnp.where(weight_sums > 0, weight_sums, 1)
+            correct = jnp.sum((jnp.argmax(logits, -1) == views.label) & label_mask)
+            return jnp.sum(term_weights * means), (sums, weight_sums, correct, changed.get("batch_stats", {}))
 
-        # The gradient of the local sum, added up afterwards: that of a psum would be too large by the devices.
-        (loss_sum, (weight_sum, correct, batch_stats)), grads = jax.value_and_grad(local_sum, has_aux=True)(
+        # This device's part of the loss, and its gradient, added up afterwards: the gradient of a psum would be too
+        # large by the number of devices.
+        (loss, (sums, weight_sums, correct, batch_stats)), grads = jax.value_and_grad(local_loss, has_aux=True)(
             state.params
         )
         unlabelled_crops = jnp.sum(~label_mask.any((1, 2)))
-        grads, loss_sum, weight_sum, correct, labelled_of_class, unlabelled_crops, crops = jax.lax.psum(
-            (grads, loss_sum, weight_sum, correct, labelled_of_class.sum(0), unlabelled_crops, len(plan)), parallel.AXIS
+        grads, loss, sums, correct, labelled_of_class, unlabelled_crops, crops = jax.lax.psum(
+            (grads, loss, sums, correct, labelled_of_class.sum(0), unlabelled_crops, len(plan)), parallel.AXIS
         )
         labelled = labelled_of_class.sum()
-        # No labelled pixel in the whole batch: sum and gradient are 0, and so is what they are divided by.
-        safe_weight = jnp.where(weight_sum > 0, weight_sum, 1)
-        grads = jax.tree.map(lambda grad: grad / safe_weight.astype(grad.dtype), grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
@@ -111,13 +127,18 @@ def make_train_step(
             ema_params=jax.tree.map(towards, state.ema_params, params),
             ema_batch_stats=jax.tree.map(towards, state.ema_batch_stats, batch_stats),
         )
+        one = jnp.float32(1)
         measured = {
-            "loss": Average(loss_sum, weight_sum),
-            "accuracy": Average(correct, labelled),
-            "grad_norm": Average(optax.tree.norm(grads), jnp.float32(1)),
-            "labelled_pixels": Average(labelled, jnp.float32(1)),
+            "loss": Average(loss, one),
             **{
-                f"labelled_pixels/{name}": Average(count, jnp.float32(1))
+                f"loss/{term.name}": Average(total, weight)
+                for term, total, weight in zip(loss_terms, sums, weight_sums, strict=True)
+            },
+            "accuracy": Average(correct, labelled),
+            "grad_norm": Average(optax.tree.norm(grads), one),
+            "labelled_pixels": Average(labelled, one),
+            **{
+                f"labelled_pixels/{name}": Average(count, one)
                 for name, count in zip(class_names, labelled_of_class, strict=True)
             },
             "unlabelled_crops": Average(unlabelled_crops, crops),

@@ -6,7 +6,7 @@ import functools
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from pcejax import (
     parallel,
     runs,
     steps,
+    terms,
     tiled_inference,
     tiles,
     trained,
@@ -75,12 +76,12 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
     # Weights that cannot be had end the run before it decodes tiles; a run that goes on has them in its checkpoint.
     initial = pretrained.variables(config.model, bands.num) if _latest_step(workdir) is None else {}
     map_image = tiled_inference.make_mapper(steps.make_eval_step(eval_model, bands), config)
-    class_weights = _class_weights(config, num_logits)
     eval_tiles = tiles.read(builder, config.data.eval_split) if config.data.eval_split else []
     eval_tile_ids = [tile.tile_id for tile in eval_tiles]
     tile_set = tiles.load(config, _print_decoding())
     input_pipeline.check(config, tile_set)
     about = about_run(tile_set, legend, bands)
+    about["class_weights"] = _class_weights(config, legend.names[:num_logits], about["label_counts"])
     evaluate.protocol(config, about, eval_tile_ids, config.data.eval_split)  # a mixed split ends the run here
     image_shape = (1, config.data.crop, config.data.crop, bands.num)
     model_summary = summary.model_summary(eval_model, config.model, image_shape)
@@ -107,11 +108,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
             steps.make_train_step(
                 model,
                 tx,
-                functools.partial(
-                    losses.partial_cross_entropy,
-                    label_smoothing=config.loss.label_smoothing,
-                    focal_gamma=config.loss.focal_gamma,
-                ),
+                terms.make_terms(config.loss),
                 functools.partial(augment.augment, **config.augment),
                 class_names=legend.names[:num_logits],
                 cut=functools.partial(tiles.cut, size=config.data.crop) if resident else lambda batch, plan: batch,
@@ -124,7 +121,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
         schedule = optimizer.make_schedule(config.optimizer, config.train.num_steps)
         writer = writers.Writer(workdir, first_step)
         state = parallel.replicate(state)
-        knobs = parallel.replicate(steps.Knobs(key, jnp.asarray(class_weights)))
+        knobs = parallel.replicate(
+            steps.Knobs(key, jnp.array(list(about["class_weights"].values())), jnp.array(terms.make_schedules(config.loss)))
+        )
 
         def score(state: Any) -> dict[str, Any]:
             model = trained.Trained(config, legend, bands, about, step, state.ema_variables(), map_image)
@@ -215,6 +214,12 @@ def _latest_step(workdir: Path) -> int | None:
 def _check(config: ml_collections.ConfigDict) -> None:
     parallel.rows_per_device(config.train.batch_size, "train.batch_size")
     label_options(config.points)
+    terms.make_terms(config.loss)
+    if config.loss.unknown_class_cross_entropy.weight and not config.train_unknown:
+        raise UserError(
+            "loss.unknown_class_cross_entropy takes unlabelled pixels as the unknown class, which has no logit; set "
+            "train_unknown=True"
+        )
     for field, least in (
         ("num_steps", 1),
         ("log_every_steps", 1),
@@ -244,11 +249,20 @@ def _check_labels(old: dict[str, Any], new: dict[str, Any], workdir: Path) -> No
         )
 
 
-def _class_weights(config: ml_collections.ConfigDict, num_logits: int) -> np.ndarray:
-    weights = np.array(config.loss.class_weights or [1.0] * num_logits, np.float32)
-    if len(weights) != num_logits:
-        raise UserError(f"loss.class_weights has {len(weights)} values; expected {num_logits}, one for each logit")
-    return weights
+def _class_weights(
+    config: ml_collections.ConfigDict, names: Sequence[str], label_counts: dict[str, int]
+) -> dict[str, float]:
+    """The weight of each class that has a logit: from the config, or from the counts of the labels that teach."""
+    loss = config.loss
+    if loss.effective_number_beta:
+        if loss.class_weights:
+            raise UserError("loss.class_weights and loss.effective_number_beta are both set; expected one of them")
+        counts = np.array([label_counts[name] for name in names])
+        return dict(zip(names, losses.effective_number_weights(counts, loss.effective_number_beta).tolist(), strict=True))
+    weights = loss.class_weights or (1.0,) * len(names)
+    if len(weights) != len(names):
+        raise UserError(f"loss.class_weights has {len(weights)} values; expected {len(names)}, one for each logit")
+    return dict(zip(names, map(float, weights), strict=True))
 
 
 def _print_decoding() -> Callable[[int, int], None]:

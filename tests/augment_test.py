@@ -15,8 +15,13 @@ from pcejax.legend import IGNORE
 
 SIZE = 6
 LIGHT = ("brightness", "color", "contrast", "hue", "blur")
-run = functools.partial(jax.jit, static_argnames=("dihedral_moves", *LIGHT))(augment)
+views_of = functools.partial(jax.jit, static_argnames=("dihedral_moves", *LIGHT))(augment)
 STILL = {"dihedral_moves": True, "brightness": 0.0, "color": 0.0}
+
+
+def run(*arguments, **options):
+    """The view that a model learns from: image and label."""
+    return views_of(*arguments, **options)[:2]
 
 
 def keys_of(count, seed=0):
@@ -111,6 +116,24 @@ def test_geometry_does_not_depend_on_photometry():
     _, plain = run(keys_of(8), image, label, **STILL)
     _, bright = run(keys_of(8), image, label, dihedral_moves=True, brightness=0.3, color=0.3)
     np.testing.assert_array_equal(plain, bright)
+
+
+def test_all_views_of_a_crop_have_one_geometry_and_each_its_own_light():
+    image, label = random_crops(8)
+    still = views_of(keys_of(8), image, label, **STILL)
+    views = views_of(keys_of(8), image, label, dihedral_moves=True, brightness=0.3, color=0.3)
+    np.testing.assert_array_equal(views.plain, still.image)
+    np.testing.assert_array_equal(still.other, still.image)
+    np.testing.assert_array_equal(views.label, still.label)
+    # A factor on each band of a crop, where nothing was clipped: the same pixels in another light.
+    factors = []
+    for view in (views.image, views.other):
+        inside = (view < 1) & (views.plain > 0.05)
+        ratio = jnp.where(inside, view / views.plain, jnp.nan)
+        assert float(jnp.nanmax(ratio, (1, 2)).max() - jnp.nanmin(ratio, (1, 2)).min()) > 0.1
+        np.testing.assert_allclose(jnp.nanmax(ratio, (1, 2)), jnp.nanmin(ratio, (1, 2)), rtol=1e-4)
+        factors.append(jnp.nanmean(ratio, (1, 2)))
+    assert float(jnp.abs(factors[0] - factors[1]).min()) > 1e-3
 
 
 def test_no_augmentation_is_the_identity():

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from configs import default
-from pcejax import augment, losses, models, optimizer, parallel, steps, tiles
+from pcejax import augment, losses, models, optimizer, parallel, steps, terms, tiles
 from pcejax.legend import IGNORE
 from pcejax.train_state import create_train_state
 
@@ -40,6 +40,10 @@ def make_plans(count):
     return np.stack(columns, -1).astype(np.int32)
 
 
+def knobs_of(loss):
+    return steps.Knobs(jax.random.key(1), jnp.ones(CLASSES), jnp.array(terms.make_schedules(loss)))
+
+
 @functools.cache
 def make_parts(norm):
     """In float64; once for all tests, and with it what is compiled of it."""
@@ -51,13 +55,13 @@ def make_parts(norm):
     step = steps.make_train_step(
         models.create_model(config.model, CLASSES, axis_name=parallel.AXIS),
         tx,
-        losses.partial_cross_entropy,
+        terms.make_terms(config.loss),
         functools.partial(augment.augment, **config.augment),
         class_names=[f"class{index}" for index in range(CLASSES)],
         cut=functools.partial(tiles.cut, size=CROP),
         ema_decay=0.9,
     )
-    return step, state, steps.Knobs(jax.random.key(1), jnp.ones(CLASSES))
+    return step, state, knobs_of(config.loss)
 
 
 @functools.cache
@@ -128,7 +132,7 @@ def test_a_batch_without_labels_is_counted_and_teaches_nothing(x64):
     new, measured = run(over_devices(step, 2), state, knobs, make_plans(1), blank)
     assert new.step == 1
     assert measured["loss"].total == 0
-    assert measured["loss"].count == 0
+    assert measured["loss/partial_cross_entropy"].count == 0
     assert measured["grad_norm"].total == 0
     assert measured["unlabelled_crops"].total == measured["unlabelled_crops"].count == BATCH
     # Zero gradients, and the learning rate of the warm-up's first step is zero: not even decay moves them.
@@ -147,9 +151,9 @@ def test_the_gradient_is_that_of_the_quotient_of_sums(x64):
     # Compiled as in the step: views are float32 whatever follows, and op by op they are rounded otherwise.
     @jax.jit
     def view(image, label):
-        return augment.augment(steps.view_keys(knobs.key, plan), tiles.scale_image(image), label, **config.augment)
+        return augment.augment(steps.row_keys(knobs.key, "augment", plan), tiles.scale_image(image), label, **config.augment)
 
-    image, label = view(batch.image, batch.label)
+    image, label, *_ = view(batch.image, batch.label)
 
     def loss(params):
         logits = model.apply({"params": params}, image, train=True)
@@ -166,7 +170,7 @@ class Pixelwise(nn.Module):
     """Logits of each pixel from its colour alone: what weights do to a step is plain, and compiled in no time."""
 
     @nn.compact
-    def __call__(self, image, train):
+    def __call__(self, image, train, keys=None):
         return nn.Dense(CLASSES, param_dtype=jnp.float64 if jax.config.jax_enable_x64 else jnp.float32)(image)
 
 
@@ -176,14 +180,14 @@ def make_pixelwise(loss=losses.partial_cross_entropy, balance_crops=False):
     step = steps.make_train_step(
         Pixelwise(),
         tx,
-        loss,
-        lambda keys, image, label: (image, label),
+        [terms.Term("partial_cross_entropy", loss, ("logits", "labels", "label_mask", "class_weights"))],
+        lambda keys, image, label: augment.Views(image, label, image, image),
         class_names=[f"class{index}" for index in range(CLASSES)],
         cut=functools.partial(tiles.cut, size=CROP),
         ema_decay=0.9,
         balance_crops=balance_crops,
     )
-    return step, state, steps.Knobs(jax.random.key(1), jnp.ones(CLASSES))
+    return step, state, knobs_of(default.get_config().loss)
 
 
 def test_tile_weights_of_one_change_no_bit():
@@ -223,7 +227,7 @@ def test_a_pixel_weighs_what_its_class_does_on_its_tile_and_in_a_balanced_crop_i
             of_class = of_class / np.maximum(np.bincount(label.ravel(), minlength=256)[:CLASSES], 1)
         expected = np.where(label == IGNORE, 0, of_class[np.minimum(label, CLASSES - 1)])
         np.testing.assert_allclose(got, expected, rtol=1e-6)
-    assert measured["loss"].count == pytest.approx(float(pixel_weights.sum()))
+    assert measured["loss/partial_cross_entropy"].count == pytest.approx(float(pixel_weights.sum()))
     # Statistics count pixels, not weights.
     assert measured["labelled_pixels"].total == (labels != IGNORE).sum()
     for class_id in range(CLASSES):
