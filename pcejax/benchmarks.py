@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from pcejax import input_pipeline, losses, models, optimizer, parallel, steps, tile_cache, tiles
+from pcejax import augment, input_pipeline, models, optimizer, parallel, steps, terms, tile_cache, tiles
 from pcejax.legend import DEEPGLOBE, IGNORE
 from pcejax.models import summary
 from pcejax.train_state import state_shapes
@@ -79,8 +79,8 @@ def measure_model(config: ml_collections.ConfigDict, size: int) -> dict[str, Any
     train_step = steps.make_train_step(
         models.create_model(config.model, num_logits, axis_name=parallel.AXIS),
         tx,
-        losses.partial_cross_entropy,
-        lambda keys, image, label: (image, label),
+        terms.make_terms(config.loss),
+        lambda keys, image, label: augment.Views(image, label, image, image),
         class_names=DEEPGLOBE.names[:num_logits],
         cut=lambda batch, plan: batch,
         ema_decay=config.train.ema_decay,
@@ -94,7 +94,7 @@ def measure_model(config: ml_collections.ConfigDict, size: int) -> dict[str, Any
                 jnp.ones((1, 1, DEEPGLOBE.num_classes)),
             ),
             jnp.zeros((1, 1, 4), jnp.int32),
-            steps.Knobs(jax.random.key(0), jnp.ones(num_logits)),
+            steps.Knobs(jax.random.key(0), jnp.ones(num_logits), jnp.array(terms.make_schedules(config.loss))),
         )
     )
     mapped: Any = parallel.map_train_step(train_step, resident=False)

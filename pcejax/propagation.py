@@ -1,4 +1,4 @@
-"""Labels carried from their pixels to the likes of them: along paths that cross no border of colour or of prediction."""
+"""Labels carried from their pixels to the likes of them, along paths that cross no border of colour or prediction."""
 
 from __future__ import annotations
 

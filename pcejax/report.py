@@ -128,7 +128,9 @@ def _budget(points: dict[str, Any]) -> str:
     if points["point_counts"]:
         text += f"; points clicked: {told(points['point_counts'])}"
     if len(set(points["class_weights"].values())) > 1:
-        text += "; class weights: " + ", ".join(f"{name} {weight:.2f}" for name, weight in points["class_weights"].items())
+        text += "; class weights: " + ", ".join(
+            f"{name} {weight:.2f}" for name, weight in points["class_weights"].items()
+        )
     if points["underfull"]:
         text += f"; fewer points than the budget, on so many tiles: {told(points['underfull'])}"
     return text

@@ -50,7 +50,7 @@ def make_train_step(
     """`train_step(state, source, plan, knobs) -> (state, metrics)` for one device of the axis "data".
 
     Args:
-      model: image, train, keys -> logits; its batch norm, if any, synchronised over the axis.
+      model: image, train, dropout_keys -> logits; its batch norm, if any, synchronised over the axis.
       tx: applied to the gradient of the loss of the global batch.
       loss_terms: what the loss is the sum of.
       augment: `(keys, image, label) -> views`.
@@ -92,7 +92,9 @@ def make_train_step(
         def local_loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array, Any]]:
             variables = {"params": params, "batch_stats": state.batch_stats}
             keys = row_keys(knobs.key, "dropout", plan)
-            logits, changed = model.apply(variables, views.image, train=True, keys=keys, mutable=["batch_stats"])
+            logits, changed = model.apply(
+                variables, views.image, train=True, dropout_keys=keys, mutable=["batch_stats"]
+            )
             pairs = [term.function(**{n: (known | {"logits": logits})[n] for n in term.needs}) for term in loss_terms]
             sums, local_weights = (jnp.stack(values) for values in zip(*pairs, strict=True))
             # A term's weight comes from the batch, not from the parameters: nothing flows through this sum.

@@ -66,7 +66,9 @@ def make_terms(config: ml_collections.ConfigDict) -> tuple[Term, ...]:
             options = {field: value for field, value in config[name].items() if field not in _SCHEDULE}
             chosen.append(Term(name, functools.partial(function, **options), needs))
     if not chosen:
-        raise UserError(f"loss: no term has a weight above 0; expected one, such as loss.{next(iter(TERMS))}.weight=1.0")
+        raise UserError(
+            f"loss: no term has a weight above 0; expected one, such as loss.{next(iter(TERMS))}.weight=1.0"
+        )
     return tuple(chosen)
 
 

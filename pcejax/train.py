@@ -122,7 +122,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
         writer = writers.Writer(workdir, first_step)
         state = parallel.replicate(state)
         knobs = parallel.replicate(
-            steps.Knobs(key, jnp.array(list(about["class_weights"].values())), jnp.array(terms.make_schedules(config.loss)))
+            steps.Knobs(
+                key, jnp.array(list(about["class_weights"].values())), jnp.array(terms.make_schedules(config.loss))
+            )
         )
 
         def score(state: Any) -> dict[str, Any]:
@@ -258,7 +260,9 @@ def _class_weights(
         if loss.class_weights:
             raise UserError("loss.class_weights and loss.effective_number_beta are both set; expected one of them")
         counts = np.array([label_counts[name] for name in names])
-        return dict(zip(names, losses.effective_number_weights(counts, loss.effective_number_beta).tolist(), strict=True))
+        return dict(
+            zip(names, losses.effective_number_weights(counts, loss.effective_number_beta).tolist(), strict=True)
+        )
     weights = loss.class_weights or (1.0,) * len(names)
     if len(weights) != len(names):
         raise UserError(f"loss.class_weights has {len(weights)} values; expected {len(names)}, one for each logit")

@@ -151,7 +151,9 @@ def test_the_gradient_is_that_of_the_quotient_of_sums(x64):
     # Compiled as in the step: views are float32 whatever follows, and op by op they are rounded otherwise.
     @jax.jit
     def view(image, label):
-        return augment.augment(steps.row_keys(knobs.key, "augment", plan), tiles.scale_image(image), label, **config.augment)
+        return augment.augment(
+            steps.row_keys(knobs.key, "augment", plan), tiles.scale_image(image), label, **config.augment
+        )
 
     image, label, *_ = view(batch.image, batch.label)
 
@@ -170,7 +172,7 @@ class Pixelwise(nn.Module):
     """Logits of each pixel from its colour alone: what weights do to a step is plain, and compiled in no time."""
 
     @nn.compact
-    def __call__(self, image, train, keys=None):
+    def __call__(self, image, train, dropout_keys=None):
         return nn.Dense(CLASSES, param_dtype=jnp.float64 if jax.config.jax_enable_x64 else jnp.float32)(image)
 
 

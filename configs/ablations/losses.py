@@ -1,8 +1,8 @@
 """Terms of the loss beside each other, all else equal, small enough for a CPU: docs/losses.md has the table.
 
 Command, for each dataset, arm, budget and seed of points:
-  scripts/train.py --config=configs/losses.py:synthetic,gated_crf --workdir=runs/losses/synthetic_gated_crf_5_0 \
-      --config.points.budget=5 --config.points.seed=0
+  scripts/train.py --config=configs/ablations/losses.py:synthetic,gated_crf --config.points.budget=5 \
+      --config.points.seed=0 --workdir=runs/losses/synthetic_gated_crf_5_0
 """
 
 import ml_collections
@@ -30,7 +30,8 @@ def get_config(variant: str = "synthetic,partial_cross_entropy") -> ml_collectio
     dataset, _, arm = variant.partition(",")
     if dataset not in ("synthetic", "deepglobe") or arm not in ARMS:
         raise UserError(
-            f"configs/losses.py:{variant}: expected <dataset>,<arm>: synthetic or deepglobe, and one of {list(ARMS)}"
+            f"configs/ablations/losses.py:{variant}: expected <dataset>,<arm>, synthetic or deepglobe and one of "
+            f"{list(ARMS)}"
         )
     config = quickstart.get_config() if dataset == "synthetic" else unet.get_config("cpu")
     config.train.num_steps = 400

@@ -1,0 +1,1 @@
+"""Configs of comparisons: one factor varies, all else is equal."""
