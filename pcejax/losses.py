@@ -225,7 +225,7 @@ def effective_number_weights(counts: np.ndarray, beta: float) -> np.ndarray:
       UserError: beta outside [0, 1).
     """
     if not 0 <= beta < 1:
-        raise UserError(f"beta={beta}; expected a number from 0 to below 1")
+        raise UserError(f"loss.effective_number_beta={beta}; expected a number from 0 to below 1")
     counts = np.asarray(counts, np.float64)
     present = counts > 0
     # 1 - beta^n would lose its digits where beta^n is near 1.

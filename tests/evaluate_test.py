@@ -153,6 +153,23 @@ def test_unknown_is_scored_in_glnets_way_only_where_it_was_trained(data_dir, tmp
     assert "miou_glnet" not in score(model_of(config_of(data_dir), constant(0)), "test", tmp_path)
 
 
+def test_where_unknown_has_a_logit_maps_are_also_scored_without_it(data_dir, tmp_path):
+    config = config_of(data_dir, train_unknown=True, **{"points.annotator": "dense"})
+    common = DEEPGLOBE.names.index(score(model_of(config, constant(0)), "test", tmp_path)["majority_class"])
+
+    def mostly_unknown(variables, image):
+        """Unknown everywhere, the commonest class second."""
+        logits = np.zeros((*image.shape[:2], DEEPGLOBE.num_classes), np.float32)
+        logits[..., 6], logits[..., common] = 9.0, 1.0
+        return logits
+
+    result = score(model_of(config, mostly_unknown), "test", tmp_path)
+    plain = score(model_of(config_of(data_dir), constant(common)), "test", tmp_path)
+    assert result["miou"] == 0
+    assert result["miou_without_unknown_logit"] == pytest.approx(plain["miou"]) != 0
+    assert "miou_without_unknown_logit" not in plain
+
+
 def test_the_first_tiles_are_drawn_and_no_more_than_told(data_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "MAX_PICTURES", 2)
     score(model_of(config_of(data_dir), constant(4)), "train", tmp_path)

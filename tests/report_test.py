@@ -16,7 +16,10 @@ MODEL = {
     "image": [64, 96, 3],
     "receptive_field": {"pixels": 204, "whole_image": False},
     "norm": "group",
-    "parts": [{"name": "bottleneck_4", "shape": [4, 6, 512], "parameters": 3_540_992}],
+    "parts": [
+        {"name": "bottleneck_4", "shape": [4, 6, 512], "parameters": 3_540_992},
+        {"name": "head", "shape": [64, 96, 6], "parameters": 198},
+    ],
 }
 
 
@@ -68,6 +71,7 @@ def evaluation(split="test", **changes):
             "label_counts": {"water": 61, "barren": 0, "forest": 19},
             "point_counts": {},
             "underfull": {},
+            "class_weights": {"water": 1.0, "barren": 1.0},
         },
     }
     return scores | changes
@@ -126,7 +130,17 @@ def test_an_interval_over_few_tiles_is_called_descriptive(tmp_path, num_tiles, d
 
 def test_glnets_score_is_there_where_it_was_taken(tmp_path):
     assert "GLNet" not in page_of(make_workdir(tmp_path, evaluation(), name="without")).text
-    assert "as GLNet does: 0.587" in page_of(make_workdir(tmp_path, evaluation(miou_glnet=0.58711), name="with")).text
+    trained = evaluation(miou_glnet=0.58711, miou_without_unknown_logit=0.59822)
+    text = page_of(make_workdir(tmp_path, trained, name="with")).text
+    assert "as GLNet does: 0.587" in text
+    assert "without the unknown class's logit: 0.598" in text
+
+
+def test_class_weights_are_told_where_they_differ(tmp_path):
+    result = evaluation()
+    assert "class weights" not in page_of(make_workdir(tmp_path, result, name="alike")).text
+    result["points"]["class_weights"] = {"water": 0.71234, "barren": 1.28766}
+    assert "class weights: water 0.71, barren 1.29" in page_of(make_workdir(tmp_path, result, name="unlike")).text
 
 
 def test_the_baselines_of_a_split_are_beside_its_scores(tmp_path):
@@ -156,7 +170,7 @@ def test_pictures_and_curves_are_inside_the_page(tmp_path):
 
 def test_the_page_tells_the_model(tmp_path):
     text = page_of(make_workdir(tmp_path)).text
-    assert "7.65 M parameters, 24.2 GFLOPs for 96x64 pixels, receptive field 204 pixels" in text
+    assert "512 to 512 features, 7.65 M parameters, 24.2 GFLOPs for 64x96 pixels, receptive field 204 pixels" in text
     for told in ("bottleneck_4", "4 x 6 x 512", "3,540,992"):
         assert told in text
 

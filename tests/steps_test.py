@@ -49,6 +49,10 @@ def make_parts(norm):
     """In float64; once for all tests, and with it what is compiled of it."""
     config = default.get_config()
     config.model.update(SMALL, norm=norm, dtype="float64")
+    return build(config)
+
+
+def build(config):
     tx = optimizer.make_optimizer(config.optimizer, 20)
     state = create_train_state(models.create_model(config.model, CLASSES), tx, jax.random.key(0), (1, CROP, CROP, 3))
     state = jax.tree.map(lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
@@ -95,6 +99,50 @@ def test_twenty_steps_give_the_same_state_on_one_two_and_four_devices(x64, norm)
         assert largest_difference(one.ema_params, many.ema_params) < 1e-10
         assert largest_difference(measured_one, measured_many) < 1e-9
     assert largest_difference(one.params, state.params) > 1e-3
+
+
+@functools.cache
+def make_parts_of_all_terms():
+    """Every term at once, and dropout, in float64."""
+    config = default.get_config()
+    for index, name in enumerate(terms.TERMS):
+        config.loss[name].weight = 0.5 + 0.1 * index
+        config.loss[name].warmup_steps = index
+    config.loss.gated_crf.radius = 1
+    config.loss.propagation.reach = 3
+    config.loss.pseudo_labels.confidence = 0.34
+    config.model.update(SMALL, norm="group", dtype="float64", dropout=0.5)
+    return build(config)
+
+
+def test_all_terms_give_the_same_state_on_one_two_and_four_devices(x64):
+    step, state, knobs = make_parts_of_all_terms()
+    plans = make_plans(5)
+    one, measured_one = run(over_devices(step, 1), state, knobs, plans, make_tiles())
+    assert all(measured_one[f"loss/{name}"].total > 0 for name in terms.TERMS)
+    for devices in (2, 4):
+        many, measured_many = run(over_devices(step, devices), state, knobs, plans, make_tiles())
+        assert largest_difference(one.params, many.params) < 1e-10
+        assert largest_difference(measured_one, measured_many) < 1e-9
+
+
+def test_terms_of_no_labels_teach_on_crops_without_any(x64):
+    step, state, knobs = make_parts_of_all_terms()
+    new, measured = run(over_devices(step, 1), state, knobs, make_plans(2), make_tiles(labelled_rows=0))
+    of_labels = ("partial_cross_entropy", "hard_pixel_cross_entropy", "partial_dice", "propagation")
+    for name in terms.TERMS:
+        assert np.isfinite(measured[f"loss/{name}"].total)
+        assert (measured[f"loss/{name}"].total == 0) == (name in (*of_labels, "all_pixel_cross_entropy")), name
+    assert measured["grad_norm"].total > 0
+    assert largest_difference(new.params, state.params) > 0
+
+
+def test_the_loss_is_the_sum_of_its_terms_means_by_their_weights_at_the_step(x64):
+    step, state, knobs = make_parts_of_all_terms()
+    _, measured = run(over_devices(step, 1), state._replace(step=jnp.int32(3)), knobs, make_plans(1), make_tiles())
+    weights = terms.weights_at(knobs.schedules, jnp.int32(3))
+    means = [measured[f"loss/{name}"].total / measured[f"loss/{name}"].count for name in terms.TERMS]
+    assert measured["loss"].total == pytest.approx(float(np.dot(weights, means)), rel=1e-6)
 
 
 def test_the_mapped_step_on_real_devices_equals_one_device(x64):

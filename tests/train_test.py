@@ -3,12 +3,14 @@
 import itertools
 
 import jax
+import numpy as np
 import pytest
 from runs_for_tests import config_of, prepare, save_run, state_of
 
-from pcejax import parallel, train, writers
+from pcejax import losses, parallel, train, writers
 from pcejax.checkpoints import Checkpoints
 from pcejax.errors import UserError
+from pcejax.legend import DEEPGLOBE
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,11 @@ def latest_step(workdir):
         ({"inference.batch_size": 3}, r"inference.batch_size=3 on 2 devices"),
         ({"inference.overlap": 48}, r"inference.overlap=48"),
         ({"loss.class_weights": (1.0, 2.0)}, r"loss.class_weights has 2 values; expected 6"),
+        ({"loss.class_weights": (1.0,) * 6, "loss.effective_number_beta": 0.9}, r"are both set; expected one of them"),
+        ({"loss.effective_number_beta": 1.0}, r"loss.effective_number_beta=1.0; expected a number from 0 to below 1"),
+        ({"loss.partial_cross_entropy.weight": 0.0}, r"no term has a weight above 0"),
+        ({"loss.unknown_class_cross_entropy.weight": 1.0}, r"which has no logit; set train_unknown=True"),
+        ({"model.depth": 6}, r"an image of 32x32 pixels in a model of model.depth=6, .*; expected 64 pixels or more"),
         ({"model.norm": "layer"}, r"model.norm='layer'"),
         ({"data.scale": 0.3}, r"data.scale=0.3; expected 1, 0.5 or 0.25"),
         ({"data.anchored_share": 1.5}, r"data.anchored_share=1.5"),
@@ -85,6 +92,26 @@ def test_pretrained_weights_are_asked_for_by_a_fresh_run_alone(data_dir, tmp_pat
     save_run(tmp_path / "run", config_of(data_dir, **{"data.eval_split": ""}), step=5)
     run(data_dir, tmp_path / "run", **{"data.eval_split": ""})
     assert latest_step(tmp_path / "run") == 6
+
+
+def test_class_weights_come_from_the_labels_that_teach_and_are_told(data_dir, tmp_path):
+    result = run(data_dir, tmp_path, **{"loss.effective_number_beta": 0.9})["points"]
+    counts = np.array([result["label_counts"][name] for name in result["class_weights"]])
+    assert list(result["class_weights"]) == list(DEEPGLOBE.names[:6])
+    np.testing.assert_allclose(
+        list(result["class_weights"].values()), losses.effective_number_weights(counts, 0.9), rtol=1e-6
+    )
+    assert len(set(counts)) > 1
+
+
+def test_terms_are_logged_each(data_dir, tmp_path):
+    overrides = {"loss.consistency.weight": 2.0, "loss.propagation.weight": 0.5, "model.dropout": 0.5}
+    run(data_dir, tmp_path, **overrides)
+    for record in writers.read_lines(tmp_path / "metrics.jsonl")[:2]:
+        terms = [record[f"loss/{name}"] for name in ("partial_cross_entropy", "consistency", "propagation")]
+        assert min(terms) >= 0
+        # Means over steps of other weights differ from the mean over all their pixels by little.
+        assert record["loss"] == pytest.approx(terms[0] + 2.0 * terms[1] + 0.5 * terms[2], rel=0.1)
 
 
 def test_each_step_is_compiled_once_in_a_run_and_once_in_one_that_goes_on(data_dir, tmp_path, monkeypatch):
