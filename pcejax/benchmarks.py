@@ -6,20 +6,36 @@ import functools
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optax
 
-from pcejax import augment, input_pipeline, models, optimizer, parallel, steps, terms, tile_cache, tiles
+from pcejax import (
+    augment,
+    input_pipeline,
+    losses,
+    models,
+    optimizer,
+    parallel,
+    regularizers,
+    steps,
+    terms,
+    tile_cache,
+    tiles,
+)
 from pcejax.legend import DEEPGLOBE, IGNORE
 from pcejax.models import summary
-from pcejax.train_state import state_shapes
+from pcejax.train_state import create_train_state, state_shapes
 
 _TILES, _SIDE = 8, 2448  # DeepGlobe's size
+_LOGITS = DEEPGLOBE.num_known
 
 
 def measure_input(config: ml_collections.ConfigDict, num_steps: int) -> list[dict[str, Any]]:
@@ -73,43 +89,139 @@ def measure_model(config: ml_collections.ConfigDict, size: int) -> dict[str, Any
     activations and gradients that it keeps, and its scratch space. Resident tiles come on top.
     """
     config.model.dtype = "float32"
-    num_logits, shape = DEEPGLOBE.num_classes - 1, (1, size, size, 3)
-    model = models.create_model(config.model, num_logits)
-    tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps, config.model.frozen_stages)
-    train_step = steps.make_train_step(
-        models.create_model(config.model, num_logits, axis_name=parallel.AXIS),
-        tx,
-        terms.make_terms(config.loss),
-        lambda keys, image, label: augment.Views(image, label, image, image),
-        class_names=DEEPGLOBE.names[:num_logits],
-        cut=lambda batch, plan: batch,
-        ema_decay=config.train.ema_decay,
-    )
-    state = state_shapes(model, tx, shape)
-    batch, plan, knobs = jax.eval_shape(
-        lambda: (
-            tiles.Batch(
-                jnp.zeros((1, *shape), jnp.uint8),
-                jnp.zeros((1, *shape[:3]), jnp.uint8),
-                jnp.ones((1, 1, DEEPGLOBE.num_classes)),
-            ),
-            jnp.zeros((1, 1, 4), jnp.int32),
-            steps.Knobs(jax.random.key(0), jnp.ones(num_logits), jnp.array(terms.make_schedules(config.loss))),
-        )
-    )
-    mapped: Any = parallel.map_train_step(train_step, resident=False)
-    memory = mapped.lower(state, batch, plan, knobs).compile().memory_analysis()
-    told = summary.model_summary(model, config.model, shape)
+    step, model, tx, make_arguments = _step_of(config, 1, size)
+    state = state_shapes(model, tx, (1, size, size, 3))
+    told = summary.model_summary(model, config.model, (1, size, size, 3))
     return {
         "model": summary.describe(told),
         "parameters": told["parameters"],
         "gflops": told["gflops"],
         "receptive_field": told["receptive_field"],
         "size": size,
-        # Donated arguments come back as outputs in the same place.
-        "peak_bytes": memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes,
+        "peak_bytes": _peak_bytes(step.lower(state, *jax.eval_shape(make_arguments)).compile()),
         "devices": parallel.describe(),
     }
+
+
+def measure_losses(config: ml_collections.ConfigDict, num_steps: int) -> list[dict[str, Any]]:
+    """Seconds and peak memory of the training step with partial cross entropy alone, and with each term beside it.
+
+    On random crops of `data.crop` pixels, `train.batch_size` of them a device, a thousandth of their pixels labelled;
+    medians over `num_steps`. Then the cost of partial cross entropy alone, and of gated CRF beside the way it is
+    usually written, value and gradient of each for logits of the same shape.
+    """
+    rows: list[dict[str, Any]] = []
+    shape = (config.train.batch_size, config.data.crop, config.data.crop)
+    for name in terms.TERMS:
+        for other in terms.TERMS:
+            config.loss[other].weight = float(other in (name, "partial_cross_entropy"))
+        step, model, tx, make_arguments = _step_of(config, *shape[:2])
+        state = create_train_state(model, tx, jax.random.key(0), (1, *shape[1:], 3))
+        batch, plan, knobs = make_arguments()
+        state, knobs = parallel.replicate((state, knobs))
+        rows_of = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), (batch, plan))
+        others = (*jax.tree.map(parallel.shard_rows, rows_of), knobs)
+        compiled = step.lower(state, *others).compile()
+        seconds = []
+        for _ in range(num_steps + 1):  # the first warms up
+            start = time.monotonic()
+            state, _ = jax.block_until_ready(compiled(state, *others))
+            seconds.append(time.monotonic() - start)
+        median = float(np.median(seconds[1:]))
+        first = rows[0]["step_seconds"] if rows else median
+        rows.append(
+            {
+                "term": name,
+                "step_seconds": median,
+                "share_of_step": (median - first) / median,
+                "peak_bytes": _peak_bytes(compiled),
+                "shape": [*shape, _LOGITS],
+                "devices": parallel.describe(),
+            }
+        )
+    key = jax.random.key(0)
+    logits, image = jax.random.normal(key, (*shape, _LOGITS)), jax.random.uniform(key, (*shape, 3))
+    labels = jnp.zeros(shape, jnp.uint8)
+    crf = {name: config.loss.gated_crf[name] for name in ("radius", "sigma_color", "sigma_position")}
+    for name, function, arguments in (
+        ("partial_cross_entropy alone", losses.partial_cross_entropy, (labels, image[..., 0] < 1e-3)),
+        ("gated_crf alone", functools.partial(regularizers.gated_crf, **crf), (image,)),
+        ("gated_crf alone, unfolded", functools.partial(gated_crf_unfolded, **crf), (image,)),
+    ):
+        graded = jax.jit(jax.value_and_grad(lambda *a, f=function: f(*a)[0])).lower(logits, *arguments).compile()
+        seconds = []
+        for _ in range(num_steps + 1):
+            start = time.monotonic()
+            jax.block_until_ready(graded(logits, *arguments))
+            seconds.append(time.monotonic() - start)
+        median = float(np.median(seconds[1:]))
+        rows.append(
+            {
+                "term": name,
+                "seconds": median,
+                "of_step": median / rows[0]["step_seconds"],
+                "peak_bytes": _peak_bytes(graded),
+                "shape": [*shape, _LOGITS],
+            }
+        )
+    return rows
+
+
+def gated_crf_unfolded(
+    logits: jax.Array, image: jax.Array, *, radius: int, sigma_color: float, sigma_position: float
+) -> tuple[jax.Array, jax.Array]:
+    """`regularizers.gated_crf` as it is usually written: a pixel's window in new axes, differentiated by JAX."""
+    p = jax.nn.softmax(logits)
+    _, height, width, _ = p.shape
+    size = range(2 * radius + 1)
+
+    def unfold(x: jax.Array) -> jax.Array:  # [B, H, W, K] -> [B, H, W, (2 radius + 1)^2, K]
+        padded = jnp.pad(x, ((0, 0), (radius, radius), (radius, radius), (0, 0)))
+        return jnp.stack([padded[:, r : r + height, c : c + width] for r in size for c in size], -2)
+
+    rows, cols = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
+    position = jnp.broadcast_to(jnp.stack([rows, cols], -1) / sigma_position, (*p.shape[:-1], 2))
+    features = jnp.concatenate([image / sigma_color, position], -1)
+    inside = unfold(jnp.ones((*p.shape[:-1], 1)))[..., 0]
+    distance = jnp.sum((unfold(features) - features[..., None, :]) ** 2, -1)
+    kernel = (jnp.exp(-distance / 2) * inside).at[..., len(size) ** 2 // 2].set(0)
+    return jnp.sum(kernel) - jnp.einsum("bhwk,bhwkc,bhwc->", kernel, unfold(p), p), jnp.float32(p[..., 0].size)
+
+
+def _step_of(
+    config: ml_collections.ConfigDict, rows: int, size: int
+) -> tuple[Any, nn.Module, optax.GradientTransformation, Callable[[], tuple[Any, ...]]]:
+    """The mapped training step of `config`, its model and optimizer, and what makes its other arguments.
+
+    These are `rows` random crops on each device, their plan, and the knobs.
+    """
+    tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps, config.model.frozen_stages)
+    model = models.create_model(config.model, _LOGITS)
+    step = steps.make_train_step(
+        models.create_model(config.model, _LOGITS, axis_name=parallel.AXIS),
+        tx,
+        terms.make_terms(config.loss),
+        lambda keys, image, label: augment.Views(image, label, image, image),
+        class_names=DEEPGLOBE.names[:_LOGITS],
+        cut=lambda batch, plan: batch,
+        ema_decay=config.train.ema_decay,
+    )
+
+    def make_arguments() -> tuple[Any, ...]:
+        key, devices = jax.random.key(0), jax.local_device_count()
+        shape = (devices, rows, size, size)
+        image = jax.random.randint(key, (*shape, 3), 0, 256).astype(jnp.uint8)
+        label = jnp.where(jax.random.uniform(key, shape) < 1e-3, 0, IGNORE).astype(jnp.uint8)
+        batch = tiles.Batch(image, label, jnp.ones((devices, rows, DEEPGLOBE.num_classes)))
+        plan = jax.random.randint(key, (devices, rows, 4), 0, 2**30)
+        knobs = steps.Knobs(key, jnp.ones(_LOGITS), jnp.array(terms.make_schedules(config.loss)))
+        return batch, plan, knobs
+
+    return parallel.map_train_step(step, resident=False), model, tx, make_arguments
+
+
+def _peak_bytes(compiled: Any) -> int:
+    memory = compiled.memory_analysis()
+    # Donated arguments come back as outputs in the same place.
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return int(kept + memory.temp_size_in_bytes)

@@ -3,6 +3,7 @@
 
 scripts/benchmark.py input [--steps=40] [--config.data.host_threads=2]   crops a second that reach the device
 scripts/benchmark.py models [--size=512]                                 what each config's model costs
+scripts/benchmark.py losses [--steps=5] [--config.data.crop=128]         what each term of the loss costs
 """
 
 from pathlib import Path
@@ -40,5 +41,17 @@ def measure_models() -> None:
         writers.write_json(Path(_JSON.value), rows)
 
 
+def measure_losses() -> None:
+    from pcejax import benchmarks, writers
+
+    rows = benchmarks.measure_losses(_CONFIG.value, _STEPS.value)
+    for row in rows:
+        cost = f"step {row['step_seconds']:.3f} s, {row['share_of_step']:.1%} of it" if "step_seconds" in row else ""
+        cost = cost or f"{row['seconds']:.4f} s, {row['of_step']:.1%} of the step"
+        print(f"{row['term']}: {cost}, peak {row['peak_bytes'] / 1e9:.2f} GB, {row['shape']}", flush=True)
+    if _JSON.value:
+        writers.write_json(Path(_JSON.value), rows)
+
+
 if __name__ == "__main__":
-    cli.run_command({"input": measure_input, "models": measure_models})
+    cli.run_command({"input": measure_input, "losses": measure_losses, "models": measure_models})

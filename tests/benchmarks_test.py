@@ -1,5 +1,5 @@
 from configs import default
-from pcejax import benchmarks
+from pcejax import benchmarks, terms
 
 
 def test_the_input_benchmark_counts_what_crosses_to_the_device_in_each_mode():
@@ -24,3 +24,16 @@ def test_the_models_benchmark_tells_what_training_keeps():
     assert small["peak_bytes"] > 4 * 4 * small["parameters"]
     # And of each pixel at least the input of each convolution at the full resolution.
     assert large["peak_bytes"] - small["peak_bytes"] > (64**2 - 16**2) * 4 * (3 + 8 + 16 + 8)
+
+
+def test_the_losses_benchmark_has_a_row_for_each_term_and_for_the_baseline():
+    config = default.get_config()
+    config.model.update(depth=1, width=2)
+    config.data.crop = 8
+    config.train.batch_size = 1
+    rows = benchmarks.measure_losses(config, 1)
+    told = [row["term"] for row in rows]
+    alone = ["partial_cross_entropy alone", "gated_crf alone", "gated_crf alone, unfolded"]
+    assert told == [*terms.TERMS, *alone]
+    assert rows[0]["share_of_step"] == 0
+    assert all(row["peak_bytes"] > 0 for row in rows)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pcejax.benchmarks import gated_crf_unfolded
 from pcejax.losses import partial_cross_entropy
 from pcejax.regularizers import consistency, entropy, gated_crf, pseudo_labels, total_variation
 
@@ -62,25 +63,6 @@ def slow_gated_crf(logits, image, valid, *, radius, sigma_color, sigma_position)
             of_p[b, row, col] -= kernel * p[b, other_row, other_col]
             of_p[b, other_row, other_col] -= kernel * p[b, row, col]
     return energy, p * (of_p - (p * of_p).sum(-1, keepdims=True))
-
-
-def gated_crf_unfolded(logits, image, *, radius, sigma_color, sigma_position):
-    """The way it is usually written: all of a pixel's window in new axes, differentiated by JAX."""
-    p = jax.nn.softmax(logits)
-    _, height, width, _ = p.shape
-    size = range(2 * radius + 1)
-
-    def unfold(x):  # [B, H, W, K] -> [B, H, W, (2 radius + 1)^2, K]
-        padded = jnp.pad(x, ((0, 0), (radius, radius), (radius, radius), (0, 0)))
-        return jnp.stack([padded[:, r : r + height, c : c + width] for r in size for c in size], -2)
-
-    rows, cols = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
-    position = jnp.broadcast_to(jnp.stack([rows, cols], -1) / sigma_position, (*p.shape[:-1], 2))
-    features = jnp.concatenate([image / sigma_color, position], -1)
-    inside = unfold(jnp.ones((*p.shape[:-1], 1)))[..., 0]
-    distance = jnp.sum((unfold(features) - features[..., None, :]) ** 2, -1)
-    kernel = (jnp.exp(-distance / 2) * inside).at[..., len(size) ** 2 // 2].set(0)
-    return jnp.sum(kernel) - jnp.einsum("bhwk,bhwkc,bhwc->", kernel, unfold(p), p), jnp.float32(p[..., 0].size)
 
 
 @pytest.mark.parametrize("masked", [False, True])
