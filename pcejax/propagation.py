@@ -18,28 +18,30 @@ def propagated_cross_entropy(
     teacher_cost: float,
     step_cost: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """Cross entropy with each label at the pixels that the cheapest path from a labelled pixel reaches it by.
+    """Partial cross entropy with the labels of a crop spread over the pixels that cheap paths from them reach.
 
     A path of `n` steps between neighbours costs the sum of its steps, and a step costs
     `step_cost + color_cost * |smoothed colours' difference| + teacher_cost * |teacher probabilities' difference|`,
-    L1 norms both. A pixel takes the label of the labelled pixel that is nearest in this sense, within `reach` steps,
-    and the weight exp(-cost): a geodesic distance, as in image matting and interactive segmentation
-    (Bai & Sapiro, 2007, "A Geodesic Framework for Fast Interactive Image and Video Segmentation"), over an image and
-    what an EMA teacher makes of it.
+    L1 norms both. A pixel takes the label of the labelled pixel that is nearest in this sense, within `reach` steps:
+    a geodesic distance, as in interactive segmentation (Bai & Sapiro, 2007, "A Geodesic Framework for Fast
+    Interactive Image and Video Segmentation"), over an image and what an EMA teacher makes of it.
+
+    A class weighs in a crop what its labelled pixels weigh there together, however far they spread; among the
+    pixels reached from them it is divided in proportion to exp(-cost).
 
     Args:
       logits: `[B, H, W, C]`, any float type.
       labels: `[B, H, W]`, integer.
-      label_mask: `[B, H, W]`, 0 at unlabelled pixels.
+      label_mask: `[B, H, W]`, bool or float; 0 at unlabelled pixels.
       image: float `[B, H, W, bands]` in [0, 1].
-      teacher_logits: `[B, H, W, C]`, of the same geometry.
-      reach: steps from a labelled pixel, at most.
+      teacher_logits: `[B, H, W, C]`, of the same geometry; no gradient flows through them.
+      reach: steps from a labelled pixel, at most; 0 leaves each label at its pixel.
       color_cost: of a step, for a difference of 1 summed over the bands.
       teacher_cost: of a step, for a difference of 1 summed over the classes.
       step_cost: of any step.
 
     Returns:
-      (loss_sum, weight_sum); the weight is the number of pixels within `reach` of a labelled one, whatever the cost.
+      (loss_sum, weight_sum), scalars; the weight is the sum of `label_mask`.
     """
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
     cost, label = geodesic(
@@ -52,10 +54,17 @@ def propagated_cross_entropy(
         teacher_cost=teacher_cost,
         step_cost=step_cost,
     )
-    reached = jnp.isfinite(cost)
-    weight = jnp.where(reached, jnp.exp(-cost), 0)
+    spread = jnp.exp(-cost)  # 0 where no path leads
     log_p = jnp.take_along_axis(jax.nn.log_softmax(logits.astype(dtype)), label[..., None], -1)[..., 0]
-    return -jnp.sum(weight * log_p), jnp.sum(reached, dtype=dtype)
+    mask = label_mask.astype(dtype)
+    loss_sum = jnp.zeros((), dtype)
+    for class_id in range(logits.shape[-1]):
+        of_class = jnp.where(label == class_id, spread, 0)
+        # Where the class has a label, that pixel's cost is 0, and the total 1 or more.
+        total = jnp.maximum(of_class.sum((1, 2)), 1)
+        mass = jnp.where(label_mask != 0, jnp.where(labels == class_id, mask, 0), 0).sum((1, 2))
+        loss_sum -= jnp.sum(mass * (of_class * log_p).sum((1, 2)) / total)
+    return loss_sum, mask.sum()
 
 
 def geodesic(

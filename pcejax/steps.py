@@ -95,8 +95,9 @@ def make_train_step(
             logits, changed = model.apply(
                 variables, views.image, train=True, dropout_keys=keys, mutable=["batch_stats"]
             )
-            pairs = [term.function(**{n: (known | {"logits": logits})[n] for n in term.needs}) for term in loss_terms]
-            sums, local_weights = (jnp.stack(values) for values in zip(*pairs, strict=True))
+            values = known | {"logits": logits}
+            pairs = [term.function(**{name: values[name] for name in term.needs}) for term in loss_terms]
+            sums, local_weights = (jnp.stack(column) for column in zip(*pairs, strict=True))
             # A term's weight comes from the batch, not from the parameters: nothing flows through this sum.
             weight_sums = jax.lax.psum(jax.lax.stop_gradient(local_weights), parallel.AXIS)
             # Nothing of it in the whole batch: sum and gradient are 0, and so is what they are divided by.

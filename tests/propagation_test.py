@@ -86,18 +86,22 @@ def test_a_label_does_not_cross_a_border_that_costs(border):
     assert (np.asarray(unhindered[0][:, 7]) == 1).all()
 
 
-def test_the_loss_is_the_cross_entropy_weighted_by_the_paths():
-    logits, labels, mask, image, teacher = random_batch()
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_class_weighs_what_its_labels_do_and_is_divided_among_the_pixels_they_reach(soft):
+    logits, labels, mask, image, teacher = random_batch(labelled=5)
+    weights = mask * (np.random.default_rng(1).random(mask.shape).astype(np.float32) if soft else 1.0)
     cost, label = geodesic(labels, mask, image, jax.nn.softmax(teacher), reach=4, **COSTS)
     log_p = np.asarray(jax.nn.log_softmax(logits))
-    total = count = 0.0
-    for place in np.argwhere(np.isfinite(cost)):
-        place = tuple(place)
-        total -= np.exp(-float(cost[place])) * log_p[(*place, int(label[place]))]
-        count += 1
-    loss, weight = loss_of(logits, labels, mask, image, teacher)
+    total = 0.0
+    for index, class_id in np.ndindex(2, CLASSES):
+        places = np.argwhere(np.isfinite(cost[index]) & (np.asarray(label[index]) == class_id))
+        spread = np.array([np.exp(-float(cost[index][tuple(place)])) for place in places])
+        losses = np.array([-log_p[(index, *place, class_id)] for place in places])
+        if len(places):
+            total += weights[index][labels[index] == class_id].sum() * (spread * losses).sum() / spread.sum()
+    loss, weight = loss_of(logits, labels, weights, image, teacher)
     assert float(loss) == pytest.approx(total, rel=1e-5)
-    assert float(weight) == count
+    assert float(weight) == pytest.approx(weights.sum(), rel=1e-6)
 
 
 def test_at_no_reach_it_is_partial_cross_entropy():
