@@ -63,9 +63,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     model.pretrained = True  # whether an EfficientNet starts from ImageNet's weights
     model.frozen_stages = 0  # the encoder's first levels, which stay as they start
     model.frozen_statistics = False  # whether the encoder's batch norms keep the statistics that they start with
-    model.depth = (
-        4  # times down, 1 to 7, or to 5 with an EfficientNet; 2448 = 16 * 153, so 4 needs no padding at full resolution
-    )
+    # Times down, 1 to 7, or to 5 with an EfficientNet; 2448 = 16 * 153, so 4 needs no padding at full resolution.
+    model.depth = 4
     model.width = 32  # features of the first level
     model.gflops = 0.0  # of a forward pass over 256x256 pixels, which the width is then chosen for; 0 takes the width
     model.widening = 2.0  # factor of the features from a level to the next, rounded to what group norm divides

