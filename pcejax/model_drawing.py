@@ -100,7 +100,8 @@ def _decoder_fusion(
     told = f"each level\n1×1, doubled\nto level 0;\n{joined}"
     axes.text(_PYRAMID, (high + low) / 2 + 0.2, "pyramid", size=8, ha="center", weight="bold", color=_INK)
     axes.text(_PYRAMID, (high + low) / 2 + 0.1, told, size=7, ha="center", va="top", color=_INK)
-    axes.text(_PYRAMID, low + 0.12, f"{pyramid.shape[-1]} features\n{_short(pyramid.parameters)}", size=7, ha="center")
+    told = f"{pyramid.shape[-1]} features\n{_short(pyramid.parameters)}"
+    axes.text(_PYRAMID, low + 0.12, told, size=7, ha="center", color=_INK)
     y = rows[0] + _BOX[1] / 2 - _unit_height("fusion_decoder", layers) / 2
     _arrow(axes, (right, y), (_OUT - _UNIT_WIDTH / 2, y))
     _unit(axes, _OUT, y, "fusion_decoder", layers, config)
@@ -118,7 +119,7 @@ def _branches(name: str, layers: list[summary.Layer]) -> list[summary.Layer]:
 
 
 def _unit_height(name: str, layers: list[summary.Layer]) -> float:
-    return (_BRANCH + 0.03) * len(_branches(name, layers)) + 0.42
+    return (_BRANCH + 0.03) * len(_branches(name, layers)) + 0.38
 
 
 def _unit(
@@ -131,7 +132,15 @@ def _unit(
     left = x - _UNIT_WIDTH / 2
     _rectangle(axes, x, y, _UNIT_WIDTH, height, _COLORS["fusion"])
     axes.text(left + 0.08, y + height / 2 - 0.06, title, size=8, va="top", weight="bold", color=_INK)
-    axes.text(left + _UNIT_WIDTH - 0.08, y + height / 2 - 0.07, _short(unit.parameters), size=7, va="top", ha="right")
+    axes.text(
+        left + _UNIT_WIDTH - 0.08,
+        y + height / 2 - 0.07,
+        _short(unit.parameters),
+        size=7,
+        va="top",
+        ha="right",
+        color=_INK,
+    )
     middle = y - 0.1  # of the branches
     for index, branch in enumerate(branches):
         row = middle + ((len(branches) - 1) / 2 - index) * (_BRANCH + 0.03)
@@ -219,4 +228,5 @@ def _key(config: ml_collections.ConfigDict) -> list[str]:
             "encoder's block: 1×1, depthwise and 1×1 convolution, batch norm, ReLU6; level 1 begins with a 3×3"
         )
     lines.append(f"down: {'max-pooling 2×2' if plain else 'strides of 2'}; up (×2): {up}; grey: concatenated")
-    return [*lines, "numbers with k and M are parameters"]
+    of_branches = "; after a colon, a branch's features" if config.fusion.at else ""
+    return [*lines, f"numbers with k and M are parameters{of_branches}"]

@@ -36,7 +36,8 @@ def measure_models() -> None:
     rows = {}
     for name, config in all_configs().items():
         rows[name] = row = benchmarks.measure_model(config, _SIZE.value)
-        print(f"{name}: {row['model']}, peak {row['peak_bytes'] / 1e9:.2f} GB on {row['devices']}", flush=True)
+        peak, remat = (row[key] / 1e9 for key in ("peak_bytes", "peak_bytes_remat"))
+        print(f"{name}: {row['model']}; peak {peak:.2f} GB, {remat:.2f} with remat, on {row['devices']}", flush=True)
     if _JSON.value:
         writers.write_json(Path(_JSON.value), rows)
 

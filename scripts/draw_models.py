@@ -24,7 +24,7 @@ def main() -> None:
     for name, config in all_configs().items():
         model = models.create_model(config.model, 6)
         figure = model_drawing.draw(f"configs/{name}.py", model, config.model, _SIZE.value)
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
 
 
 if __name__ == "__main__":

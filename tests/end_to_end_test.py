@@ -1,6 +1,7 @@
 """The whole way as a user walks it: the scripts, in processes of their own."""
 
 import filecmp
+import html
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from runs_for_tests import save_image
 from pcejax import writers
 from pcejax.checkpoints import Checkpoints
 from pcejax.legend import DEEPGLOBE, decode_mask
+from pcejax.models import summary
 
 ROOT = Path(__file__).parents[1]
 DATASET = "synthetic_v1/128px_4-2-2-0_seed0"
@@ -153,6 +155,18 @@ def test_a_workdir_has_what_the_design_promises_and_nothing_else(uncut):
     }
     assert len(list((workdir / "tensorboard").iterdir())) == 1
     assert not list(workdir.rglob("*.partial"))
+
+
+def test_a_run_tells_its_model_at_the_start_and_in_the_report(uncut):
+    workdir, told = uncut
+    model = json.loads((workdir / "model.json").read_text())
+    line = summary.describe(model)
+    assert "GFLOPs for 32x32 pixels, receptive field 18 pixels" in line
+    start, _, _ = told.partition("train: steps")
+    assert f"\nmodel: {line}\n" in start
+    assert f"Total: {model['parameters']:,}" in start
+    assert "| encoder/level_0/block_0/conv_0/Conv_0/kernel " in start
+    assert html.escape(line) in (workdir / "report" / "report.html").read_text()
 
 
 def test_nothing_is_written_outside_the_workdir(uncut, place):

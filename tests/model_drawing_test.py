@@ -1,4 +1,5 @@
 import itertools
+from pathlib import Path
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -8,6 +9,7 @@ from configs import all_configs
 from pcejax import model_drawing
 from pcejax.models import create_model, summary
 
+DRAWINGS = Path(__file__).parents[1] / "docs" / "models"
 CONFIGS = {name: config.model for name, config in all_configs().items()}
 DILATED = {"at": "both", "branches": "dilated", "rates": (6, 12, 18), "fuse": "sum"}
 
@@ -41,6 +43,13 @@ def test_labels_are_inside_and_do_not_overlap(config):
         assert figure.y0 <= box.y0 < box.y1 <= figure.y1, text
     for (text, box), (other, its_box) in itertools.combinations(texts, 2):
         assert not box.overlaps(its_box), (text, other)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_drawing_in_the_documentation_is_the_models(name):
+    config = CONFIGS[name]
+    told = summary.describe(summary.model_summary(create_model(config, 6), config, (1, 256, 256, 3)))
+    assert told.partition(" (beyond")[0] in (DRAWINGS / f"{name}.svg").read_text()
 
 
 def test_features_and_branches_are_the_models():

@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from models_for_tests import CLASSES, make_model, random_image, random_variables
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from configs import default
 from pcejax import parallel
 from pcejax.errors import UserError
+from pcejax.losses import partial_cross_entropy
 from pcejax.models import create_model, encoders, pretrained
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "encoders.npz")
@@ -170,6 +172,21 @@ def test_bfloat16_computes_about_what_float32_computes():
     exact = jitted(2)(variables, image)[-1]
     assert rough.dtype == jnp.bfloat16
     assert 1e-5 < np.abs(rough - exact).max() / np.abs(exact).max() < 0.1
+
+
+def test_bfloat16_loss_is_within_a_hundredth_of_float32s():
+    image, labels = random_image((2, 32, 32, 3)), np.random.default_rng(1).integers(0, CLASSES, (2, 32, 32))
+    half, full = (
+        make_model(encoder=LITE0, depth=2, width=8, norm="batch", dtype=dtype) for dtype in ("bfloat16", "float32")
+    )
+    variables = random_variables(full)
+    for collection, tree in encoder_variables(depth=2).items():
+        variables[collection]["encoder"] = tree
+    rough, exact = (jax.jit(lambda v, m=model: m.apply(v, image, train=False))(variables) for model in (half, full))
+    assert rough.dtype == exact.dtype == jnp.float32
+    assert 1e-4 < float(jnp.abs(rough - exact).max() / jnp.abs(exact).max()) < 0.1
+    losses = [partial_cross_entropy(logits, labels, labels % 2 == 0)[0] for logits in (rough, exact)]
+    assert abs(losses[0] / losses[1] - 1) < 0.01
 
 
 def train(variables, image, **overrides):

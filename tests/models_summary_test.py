@@ -1,16 +1,19 @@
 import json
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 from models_for_tests import make_model
 
-from configs import deep_unet, default, efficientnet_unet, multiscale_unet, unet
+from configs import all_configs, deep_unet, default, efficientnet_unet, multiscale_unet, unet
 from pcejax.errors import UserError
 from pcejax.models import create_model, encoders, summary
 
 IMAGE = (1, 256, 256, 3)
 CONFIGS = (unet, deep_unet, multiscale_unet, efficientnet_unet)
+PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 
 
 def config_of(**overrides):
@@ -87,6 +90,44 @@ def test_a_summary_is_told_in_one_line_and_stored_as_json():
         "32 to 512 features, 7.76 M parameters, 24.2 GFLOPs for 256x256 pixels, receptive field 204 pixels "
         "(beyond them only group norm's statistics)"
     )
+
+
+@pytest.mark.parametrize(
+    ("config", "stated"),
+    [
+        (deep_unet, deep_unet),
+        (unet, deep_unet),
+        (multiscale_unet, multiscale_unet),
+        (efficientnet_unet, efficientnet_unet),
+    ],
+)
+def test_docstrings_state_the_models_figures(config, stated):
+    _, _, told = summary.describe(summary_of(config.get_config().model)).partition(" features, ")
+    assert told.partition(" (beyond")[0] in stated.__doc__
+
+
+@pytest.mark.parametrize("name", all_configs())
+def test_the_page_of_the_models_states_their_figures(name):
+    told = summary_of(all_configs()[name].model, (1, 512, 512, 3))
+    (row,) = [line for line in PAGE.read_text().splitlines() if line.startswith(f"| [`{name}.py`]")]
+    cells = [cell.strip() for cell in row.split("|")]
+    field = f"{told['receptive_field']['pixels']}{', and means' * told['receptive_field']['whole_image']}"
+    assert cells[2:5] == [f"{told['parameters'] / 1e6:.3g} M", f"{told['gflops']:.3g}", field]
+
+
+def test_the_page_of_the_models_states_the_figures_of_its_sweep_of_depth():
+    _, _, section = PAGE.read_text().partition("## How deep?")
+    rows = [line.split("|") for line in section.splitlines() if line.endswith((" 204 |", " 412 |"))]
+    assert len(rows) == 4
+    for _, _, line, *cells, _ in rows:
+        config = unet.get_config().model
+        config.update(
+            {field: type(config[field])(value) for field, value in re.findall(r"--config\.model\.(\w+)=([\d.]+)", line)}
+        )
+        told, _, _ = summary.describe(summary_of(config)).partition(" pixels (beyond")
+        features, parameters, gflops, field = (cell.strip() for cell in cells)
+        of_model = f"{features} features, {parameters} parameters, {gflops} GFLOPs for 256x256 pixels"
+        assert told == f"{of_model}, receptive field {field}", line
 
 
 @pytest.mark.parametrize(

@@ -74,10 +74,13 @@ def test_bfloat16_compute_gives_float32_logits_of_float32_parameters(norm, upsam
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
-@pytest.mark.parametrize("norm", blocks.NORMS)
-def test_bfloat16_computes_in_bfloat16_a_loss_within_a_hundredth_of_float32s(norm):
+@pytest.mark.parametrize(
+    "fields",
+    [*({"norm": norm} for norm in blocks.NORMS), {"blocks": 2, "residual": True, "depth": 3, "upsample": "bilinear"}],
+)
+def test_bfloat16_computes_in_bfloat16_a_loss_within_a_hundredth_of_float32s(fields):
     image, labels = random_image((2, 16, 16, 3)), np.random.default_rng(1).integers(0, CLASSES, (2, 16, 16))
-    half, full = (make_model(depth=2, norm=norm, dtype=dtype) for dtype in ("bfloat16", "float32"))
+    half, full = (make_model(**{"depth": 2, **fields, "dtype": dtype}) for dtype in ("bfloat16", "float32"))
     variables = random_variables(full)
     rough, exact = apply(half, variables, image), apply(full, variables, image)
     difference = float(jnp.abs(rough - exact).max() / jnp.abs(exact).max())
@@ -204,7 +207,7 @@ def test_without_a_norm_an_image_moved_by_a_cell_of_the_deepest_level_has_its_lo
 
 def test_remat_changes_what_is_kept_and_not_what_is_computed():
     image = random_image((2, 16, 16, 3))
-    gradients, convolutions = [], []
+    gradients, convolutions, kept = [], [], []
     for remat in (False, True):
         model = make_model(remat=remat, norm="batch", blocks=2)
         variables = random_variables(model)
@@ -216,9 +219,12 @@ def test_remat_changes_what_is_kept_and_not_what_is_computed():
         gradient = jax.grad(loss, has_aux=True)
         convolutions.append(str(jax.make_jaxpr(gradient)(variables["params"])).count("conv_general_dilated["))
         gradients.append(jax.jit(gradient)(variables["params"]))
+        backward = jax.eval_shape(lambda params, loss=loss: jax.vjp(loss, params, has_aux=True)[1], variables["params"])
+        kept.append(sum(leaf.size for leaf in jax.tree.leaves(backward)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *gradients)
     # Of the 12 forward ones the last of each level need not be known again: its output is kept by the next.
     assert convolutions[0] < convolutions[1]
+    assert kept[1] < kept[0] / 2
 
 
 def test_dropout_takes_whole_maps_of_each_image_by_its_own_key_and_keeps_the_mean():
