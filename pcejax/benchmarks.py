@@ -114,8 +114,8 @@ def measure_losses(config: ml_collections.ConfigDict, num_steps: int) -> list[di
     """Seconds and peak memory of the training step with partial cross entropy alone, and with each term beside it.
 
     On random crops of `data.crop` pixels, `train.batch_size` of them a device, a thousandth of their pixels labelled;
-    medians over `num_steps`. Then the cost of partial cross entropy alone, and of gated CRF beside the way it is
-    usually written, value and gradient of each for logits of the same shape.
+    medians over `num_steps`. Then value and gradient of partial cross entropy alone for the same logits, and of gated
+    CRF beside the way it is usually written, for those of one crop.
     """
     rows: list[dict[str, Any]] = []
     shape = (config.train.batch_size, config.data.crop, config.data.crop)
@@ -148,29 +148,22 @@ def measure_losses(config: ml_collections.ConfigDict, num_steps: int) -> list[di
         )
     key = jax.random.key(0)
     logits, image = jax.random.normal(key, (*shape, _LOGITS)), jax.random.uniform(key, (*shape, 3))
-    labels = jnp.zeros(shape, jnp.uint8)
+    labels, label_mask = jnp.zeros(shape, jnp.uint8), image[..., 0] < 1e-3
     crf = {name: config.loss.gated_crf[name] for name in ("radius", "sigma_color", "sigma_position")}
+    # Of one crop: the unfolded one keeps a window of each of its pixels.
     for name, function, arguments in (
-        ("partial_cross_entropy alone", losses.partial_cross_entropy, (labels, image[..., 0] < 1e-3)),
-        ("gated_crf alone", functools.partial(regularizers.gated_crf, **crf), (image,)),
-        ("gated_crf alone, unfolded", functools.partial(gated_crf_unfolded, **crf), (image,)),
+        ("partial_cross_entropy alone", losses.partial_cross_entropy, (logits, labels, label_mask)),
+        ("gated_crf alone", functools.partial(regularizers.gated_crf, **crf), (logits[:1], image[:1])),
+        ("gated_crf alone, unfolded", functools.partial(gated_crf_unfolded, **crf), (logits[:1], image[:1])),
     ):
-        graded = jax.jit(jax.value_and_grad(lambda *a, f=function: f(*a)[0])).lower(logits, *arguments).compile()
+        graded = jax.jit(jax.value_and_grad(function, has_aux=True)).lower(*arguments).compile()
         seconds = []
         for _ in range(num_steps + 1):
             start = time.monotonic()
-            jax.block_until_ready(graded(logits, *arguments))
+            jax.block_until_ready(graded(*arguments))
             seconds.append(time.monotonic() - start)
-        median = float(np.median(seconds[1:]))
-        rows.append(
-            {
-                "term": name,
-                "seconds": median,
-                "of_step": median / rows[0]["step_seconds"],
-                "peak_bytes": _peak_bytes(graded),
-                "shape": [*shape, _LOGITS],
-            }
-        )
+        row = {"term": name, "seconds": float(np.median(seconds[1:])), "peak_bytes": _peak_bytes(graded)}
+        rows.append(row | {"shape": [*arguments[0].shape]})
     return rows
 
 
