@@ -83,6 +83,7 @@ def make_train_step(
             "label_mask": jnp.where(label_mask, jax.vmap(jnp.take)(weights, jnp.where(label_mask, views.label, 0)), 0),
             "class_weights": knobs.class_weights,
             "image": views.plain,
+            "valid": (views.plain > 0).any(-1),
         }
         if any("teacher_logits" in term.needs for term in loss_terms):
             teacher_logits = jnp.asarray(model.apply(state.ema_variables(), views.other, train=False))

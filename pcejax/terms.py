@@ -27,7 +27,7 @@ TERMS: dict[str, tuple[Callable[..., tuple[jax.Array, jax.Array]], tuple[str, ..
     "unknown_class_cross_entropy": (losses.unknown_class_cross_entropy, _LABELS),
     "entropy": (regularizers.entropy, ("logits",)),
     "total_variation": (regularizers.total_variation, ("logits",)),
-    "gated_crf": (regularizers.gated_crf, ("logits", "image")),
+    "gated_crf": (regularizers.gated_crf, ("logits", "image", "valid")),
     "consistency": (regularizers.consistency, ("logits", "teacher_logits")),
     "pseudo_labels": (regularizers.pseudo_labels, ("logits", "teacher_logits", "label_mask")),
     "propagation": (propagation.propagated_cross_entropy, (*_LABELS, "image", "teacher_logits")),
@@ -35,7 +35,8 @@ TERMS: dict[str, tuple[Callable[..., tuple[jax.Array, jax.Array]], tuple[str, ..
 """Each term's function, which returns (sum, weight), and what of the step it asks for; see `steps.make_train_step`.
 
 logits `[B, S, S, C]`; labels uint8 `[B, S, S]`; label_mask float32 `[B, S, S]`, the weight of a labelled pixel and 0
-elsewhere; class_weights `[C]`; image `[B, S, S, bands]` in [0, 1], in its own light; teacher_logits `[B, S, S, C]` of
+elsewhere; class_weights `[C]`; image `[B, S, S, bands]` in [0, 1], in its own light; valid bool `[B, S, S]`, where the
+image has data: datasets give 0 in all bands where it has none; teacher_logits `[B, S, S, C]` of
 the running mean of the parameters on the same crops in another light.
 """
 

@@ -15,6 +15,7 @@ from pcejax.legend import IGNORE
 from pcejax.train_state import create_train_state
 
 CLASSES, CROP, BATCH = 3, 8, 8
+LABELLED = ("logits", "labels", "label_mask", "class_weights")
 SMALL = {"depth": 1, "width": 2}
 """A model that has each kind of layer and is compiled soon."""
 
@@ -224,13 +225,13 @@ class Pixelwise(nn.Module):
         return nn.Dense(CLASSES, param_dtype=jnp.float64 if jax.config.jax_enable_x64 else jnp.float32)(image)
 
 
-def make_pixelwise(loss=losses.partial_cross_entropy, balance_crops=False):
+def make_pixelwise(loss=losses.partial_cross_entropy, balance_crops=False, needs=LABELLED):
     tx = optimizer.make_optimizer(default.get_config().optimizer, 20)
     state = create_train_state(Pixelwise(), tx, jax.random.key(0), (1, CROP, CROP, 3))
     step = steps.make_train_step(
         Pixelwise(),
         tx,
-        [terms.Term("partial_cross_entropy", loss, ("logits", "labels", "label_mask", "class_weights"))],
+        [terms.Term("partial_cross_entropy", loss, needs)],
         lambda keys, image, label: augment.Views(image, label, image, image),
         class_names=[f"class{index}" for index in range(CLASSES)],
         cut=functools.partial(tiles.cut, size=CROP),
@@ -238,6 +239,26 @@ def make_pixelwise(loss=losses.partial_cross_entropy, balance_crops=False):
         balance_crops=balance_crops,
     )
     return step, state, knobs_of(default.get_config().loss)
+
+
+def test_pixels_without_data_are_told_from_dark_ones(x64):
+    tile_arrays = make_tiles()
+    tile_arrays.images[:, 10:20] = 0
+    tile_arrays.images[:, 20:22, :, :2] = 0
+    seen = []
+
+    def recording(logits, image, valid):
+        jax.debug.callback(lambda *arrays: seen.append(jax.device_get(arrays)), image, valid)
+        return logits.sum(), jnp.float64(1)
+
+    step, state, knobs = make_pixelwise(recording, needs=("logits", "image", "valid"))
+    plan = np.array([[0, row, 4, 7] for row in range(4, 4 + BATCH)], np.int32)
+    run(over_devices(step, 1), state, knobs, [plan], tile_arrays)
+    jax.effects_barrier()
+    image, valid = seen[0]
+    np.testing.assert_array_equal(valid, (image > 0).any(-1))
+    expected = [np.arange(row, row + CROP) for row in plan[:, 1]]
+    np.testing.assert_array_equal(valid.all(-1), [(rows < 10) | (rows >= 20) for rows in expected])
 
 
 def test_tile_weights_of_one_change_no_bit():
