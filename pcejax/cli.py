@@ -7,11 +7,16 @@ from collections.abc import Callable, Mapping
 
 from absl import app, flags, logging
 
+from pcejax import interrupts
 from pcejax.errors import UserError
 
 
 def run(main: Callable[[], None]) -> None:
-    """Parses the flags and calls `main`; ends with exit code 2 and the message alone on a `UserError`."""
+    """Parses the flags and calls `main`.
+
+    Ends with exit code 2 and the message alone on a `UserError`, and with `interrupts.EXIT_CODE` where it was asked to
+    stop.
+    """
     run_command({"": main})
 
 
@@ -26,8 +31,12 @@ def run_command(commands: Mapping[str, Callable[[], None]]) -> None:
             raise UserError(f"got {command!r} beside the flags; expected {told}")
         commands[command]()
 
+    interrupts.install()
     try:
         app.run(start, flags_parser=_parse)
+    except interrupts.Interrupted as stop:
+        print(f"stopped {stop}; the same command goes on", file=sys.stderr)
+        sys.exit(interrupts.EXIT_CODE)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

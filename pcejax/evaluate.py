@@ -20,8 +20,8 @@ from pcejax.legend import IGNORE
 MAX_PICTURES = 8
 """Tiles of a split whose maps are drawn."""
 
-_WHO_TAUGHT = ("legend", "bands", "labels_hash", "tile_ids")
-"""What of `train.about_run` is not about the budget."""
+_WHO_TAUGHT = ("legend", "bands", "labels_hash", "tile_ids", "devices")
+"""What a checkpoint tells of its run that is not about the budget."""
 
 
 def evaluate(workdir: Path, split: str) -> dict[str, Any]:

@@ -85,6 +85,17 @@ def device_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
 
 
+def memory_in_use() -> int | None:
+    """Bytes in use on the fullest local device; None on devices that do not tell, such as CPUs."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    return max((int(s["bytes_in_use"]) for s in stats if "bytes_in_use" in s), default=None)
+
+
+def cache_compilations(folder: str) -> None:
+    """Keeps compiled programs in a folder, for this and later processes."""
+    jax.config.update("jax_compilation_cache_dir", folder)
+
+
 def describe() -> str:
     """For people: "2 x cpu" or "8 x NVIDIA H100 (2 processes)"."""
     kind = f"{jax.device_count()} x {jax.local_devices()[0].device_kind}"

@@ -115,7 +115,7 @@ def make_train_step(
         grads, loss, sums, correct, labelled_of_class, unlabelled_crops, crops = jax.lax.psum(
             (grads, loss, sums, correct, labelled_of_class.sum(0), unlabelled_crops, len(plan)), parallel.AXIS
         )
-        labelled = labelled_of_class.sum()
+        labelled, grad_norm = labelled_of_class.sum(), optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
@@ -131,6 +131,11 @@ def make_train_step(
             ema_params=jax.tree.map(towards, state.ema_params, params),
             ema_batch_stats=jax.tree.map(towards, state.ema_batch_stats, batch_stats),
         )
+        # Where it is not finite nothing of the update is kept; the host counts such steps, and ends the run.
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new_state, state)._replace(
+            step=new_state.step
+        )
         one = jnp.float32(1)
         measured = {
             "loss": Average(loss, one),
@@ -139,7 +144,7 @@ def make_train_step(
                 for term, total, weight in zip(loss_terms, sums, weight_sums, strict=True)
             },
             "accuracy": Average(correct, labelled),
-            "grad_norm": Average(optax.tree.norm(grads), one),
+            "grad_norm": Average(grad_norm, one),
             "labelled_pixels": Average(labelled, one),
             **{
                 f"labelled_pixels/{name}": Average(count, one)
@@ -147,7 +152,7 @@ def make_train_step(
             },
             "unlabelled_crops": Average(unlabelled_crops, crops),
         }
-        return new_state, measured
+        return kept, measured
 
     return train_step
 
