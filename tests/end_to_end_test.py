@@ -4,6 +4,7 @@ import filecmp
 import html
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image
 from runs_for_tests import save_image
 
-from pcejax import writers
+from pcejax import interrupts, writers
 from pcejax.checkpoints import Checkpoints
 from pcejax.legend import DEEPGLOBE, decode_mask
 from pcejax.models import summary
@@ -235,6 +236,60 @@ def test_a_killed_run_that_goes_on_ends_as_one_that_was_never_cut(uncut, place):
     assert filecmp.cmp(workdir / "metrics.jsonl", uncut[0] / "metrics.jsonl", shallow=False)
     scores = [json.loads((run / "report" / "evaluation_validation.json").read_text()) for run in (workdir, uncut[0])]
     assert scores[0]["confusion_matrix"] == scores[1]["confusion_matrix"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_asked_to_stop_saves_ends_with_its_own_code_and_goes_on(uncut, place, number):
+    name = f"runs/asked_{number.name}"
+    process = subprocess.Popen(
+        command("train", *training(name)),
+        cwd=place,
+        env=environment(place),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for printed in process.stdout:
+        if "train: steps" in printed:
+            break
+    process.send_signal(number)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == interrupts.EXIT_CODE, told
+    assert "Traceback" not in told
+    step = int(re.search(rf"stopped by {number.name} at step (\d+), which is saved; the same command goes on", told)[1])
+    assert step < STEPS
+    ended = run_script(place, "train", *training(name))
+    assert_ended_well(ended)
+    assert f"resumed at step {step} of {STEPS}" in ended.stdout
+    for array, value in final_state(uncut[0]).items():
+        np.testing.assert_array_equal(final_state(place / name)[array], value, err_msg=array)
+    assert filecmp.cmp(place / name / "metrics.jsonl", uncut[0] / "metrics.jsonl", shallow=False)
+
+
+def test_a_second_signal_ends_a_run_at_once(place):
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUBBORN], env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "asked\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 128 + signal.SIGINT
+    process.stdout.close()
+
+
+STUBBORN = """
+import time
+from pcejax import interrupts
+
+interrupts.install()
+with interrupts.deferred() as asked:
+    print("ready", flush=True)
+    while not asked():
+        time.sleep(0.01)
+    print("asked", flush=True)
+    time.sleep(60)
+"""
 
 
 def test_without_a_split_to_score_a_run_prints_no_scores_and_still_ends(place):
