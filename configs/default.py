@@ -121,6 +121,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.train = train = ml_collections.ConfigDict()
     train.num_steps = 10_000  # optimizer steps
     train.batch_size = 32  # crops a step, over all devices
+    train.accumulation = 1  # micro-batches that a device's crops of a step are taken in, for less memory
     train.ema_decay = 0.995  # of the running mean of parameters, which is what is scored
     train.log_every_steps = 50
     train.checkpoint_every_steps = 1_000

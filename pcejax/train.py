@@ -119,6 +119,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
                 cut=functools.partial(tiles.cut, size=config.data.crop) if resident else lambda batch, plan: batch,
                 ema_decay=config.train.ema_decay,
                 balance_crops=config.loss.balance_crops,
+                accumulation=config.train.accumulation,
                 bands=bands,
             ),
             resident=resident,
@@ -202,7 +203,12 @@ def _latest_step(workdir: Path) -> int | None:
 
 
 def _check(config: ml_collections.ConfigDict) -> None:
-    parallel.rows_per_device(config.train.batch_size, "train.batch_size")
+    rows = parallel.rows_per_device(config.train.batch_size, "train.batch_size")
+    if config.train.accumulation < 1 or rows % config.train.accumulation:
+        raise UserError(
+            f"train.accumulation={config.train.accumulation}; expected a divisor of {rows}, the crops of a step that "
+            "each device takes"
+        )
     label_options(config.points)
     terms.make_terms(config.loss)
     if config.loss.unknown_class_cross_entropy.weight and not config.train_unknown:
@@ -262,9 +268,11 @@ def _print_start(config: ml_collections.ConfigDict, tile_set: tiles.TileSet, abo
     unlabelled = len(tile_set.images) - len(tile_set.tile_ids)
     images = f"{len(tile_set.tile_ids)} labelled{f' and {unlabelled} unlabelled' if unlabelled else ''}"
     megabytes = sum(image.nbytes for image in tile_set.images) / 1e6
+    per_device, accumulation = config.train.batch_size // jax.device_count(), config.train.accumulation
     place = "on each device" if config.data.tiles == "device" else "on the host"
     print(
-        f"devices: {parallel.describe()}, {config.train.batch_size // jax.device_count()} crops each a step\n"
+        f"devices: {parallel.describe()}; a step has {config.train.batch_size} crops, {per_device} on each device"
+        f"{f', in {accumulation} micro-batches' if accumulation > 1 else ''}\n"
         f"tiles: {images}, {megabytes:.0f} MB of images {place}\n"
         f"labels: {describe(label_options(config.points))}: {about['labelled_share']:.6%} of the pixels: {counts}",
         flush=True,

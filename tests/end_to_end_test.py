@@ -188,7 +188,7 @@ def test_every_logged_step_is_there_once_and_in_order(uncut):
 def test_the_start_and_the_end_are_told(uncut):
     _, told = uncut
     for text in (
-        "devices: 1 x cpu, 16 crops each a step",
+        "devices: 1 x cpu; a step has 16 crops, 16 on each device",
         "tiles: 4 labelled, ",
         "labels: 10 points per class and tile: ",
         "Total: ",

@@ -46,14 +46,14 @@ def knobs_of(loss):
 
 
 @functools.cache
-def make_parts(norm):
+def make_parts(norm, accumulation=1):
     """In float64; once for all tests, and with it what is compiled of it."""
     config = default.get_config()
     config.model.update(SMALL, norm=norm, dtype="float64")
-    return build(config)
+    return build(config, accumulation)
 
 
-def build(config):
+def build(config, accumulation=1):
     tx = optimizer.make_optimizer(config.optimizer, 20)
     state = create_train_state(models.create_model(config.model, CLASSES), tx, jax.random.key(0), (1, CROP, CROP, 3))
     state = jax.tree.map(lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
@@ -65,6 +65,7 @@ def build(config):
         class_names=[f"class{index}" for index in range(CLASSES)],
         cut=functools.partial(tiles.cut, size=CROP),
         ema_decay=0.9,
+        accumulation=accumulation,
     )
     return step, state, knobs_of(config.loss)
 
@@ -103,7 +104,7 @@ def test_twenty_steps_give_the_same_state_on_one_two_and_four_devices(x64, norm)
 
 
 @functools.cache
-def make_parts_of_all_terms():
+def make_parts_of_all_terms(accumulation=1):
     """Every term at once, and dropout, in float64."""
     config = default.get_config()
     for index, name in enumerate(terms.TERMS):
@@ -113,7 +114,7 @@ def make_parts_of_all_terms():
     config.loss.propagation.reach = 3
     config.loss.pseudo_labels.confidence = 0.34
     config.model.update(SMALL, norm="group", dtype="float64", dropout=0.5)
-    return build(config)
+    return build(config, accumulation)
 
 
 def test_all_terms_give_the_same_state_on_one_two_and_four_devices(x64):
@@ -125,6 +126,39 @@ def test_all_terms_give_the_same_state_on_one_two_and_four_devices(x64):
         many, measured_many = run(over_devices(step, devices), state, knobs, plans, make_tiles())
         assert largest_difference(one.params, many.params) < 1e-10
         assert largest_difference(measured_one, measured_many) < 1e-9
+
+
+@pytest.mark.parametrize(("devices", "accumulation"), [(1, 2), (1, 8), (2, 4)])
+def test_micro_batches_give_the_same_state_as_one_batch(x64, devices, accumulation):
+    plans = make_plans(20)
+    whole, state, knobs = make_parts("group")
+    one, measured_one = run(over_devices(whole, 1), state, knobs, plans, make_tiles())
+    step, state, knobs = make_parts("group", accumulation)
+    many, measured_many = run(over_devices(step, devices), state, knobs, plans, make_tiles())
+    assert largest_difference(one.params, many.params) < 1e-10
+    assert largest_difference(measured_one, measured_many) < 1e-9
+
+
+def test_all_terms_give_the_same_state_in_micro_batches(x64):
+    plans = make_plans(5)
+    whole, state, knobs = make_parts_of_all_terms()
+    one, measured_one = run(over_devices(whole, 1), state, knobs, plans, make_tiles())
+    step, state, knobs = make_parts_of_all_terms(2)
+    many, measured_many = run(over_devices(step, 2), state, knobs, plans, make_tiles())
+    assert largest_difference(one.params, many.params) < 1e-10
+    assert largest_difference(measured_one, measured_many) < 1e-9
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_its_number(x64):
+    def infinite(logits, labels, label_mask, class_weights):
+        total, weight = losses.partial_cross_entropy(logits, labels, label_mask)
+        return total / jnp.where(weight > 0, 0.0, 1.0), weight
+
+    step, state, knobs = make_pixelwise(infinite)
+    new, measured = run(over_devices(step, 2), state, knobs, make_plans(1), make_tiles())
+    assert not np.isfinite(measured["loss"].total)
+    assert new.step == 1
+    assert largest_difference(new._replace(step=0), jax.device_get(state)._replace(step=0)) == 0
 
 
 def test_terms_of_no_labels_teach_on_crops_without_any(x64):

@@ -56,6 +56,7 @@ def latest_step(workdir):
         ),
         ({"points.budget": 0}, r"points.budget=0; expected 1 or more"),
         ({"train.batch_size": 0}, r"train.batch_size=0 .*set it to 2"),
+        ({"train.accumulation": 3}, r"train.accumulation=3; expected a divisor of 8, the crops of a step that each"),
         ({"train.num_steps": 0}, r"train.num_steps=0; expected 1 or more"),
         ({"train.keep_checkpoints": 0}, r"train.keep_checkpoints=0; expected 1 or more"),
         ({"train.profile_steps": (1, 3)}, r"train.profile_steps=\(1, 3\); expected \(first, last\), after step 1"),
