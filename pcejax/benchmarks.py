@@ -117,35 +117,37 @@ def measure_losses(config: ml_collections.ConfigDict, num_steps: int) -> list[di
     medians over `num_steps`. Then value and gradient of partial cross entropy alone for the same logits, and of gated
     CRF beside the way it is usually written, for those of one crop.
     """
-    rows: list[dict[str, Any]] = []
     shape = (config.train.batch_size, config.data.crop, config.data.crop)
+    compiled, states, others = {}, {}, {}
     for name in terms.TERMS:
         for other in terms.TERMS:
             config.loss[other].weight = float(other in (name, "partial_cross_entropy"))
         step, model, tx, make_arguments = _step_of(config, *shape[:2])
         state = create_train_state(model, tx, jax.random.key(0), (1, *shape[1:], 3))
         batch, plan, knobs = make_arguments()
-        state, knobs = parallel.replicate((state, knobs))
+        states[name], knobs = parallel.replicate((state, knobs))
         rows_of = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), (batch, plan))
-        others = (*jax.tree.map(parallel.shard_rows, rows_of), knobs)
-        compiled = step.lower(state, *others).compile()
-        seconds = []
-        for _ in range(num_steps + 1):  # the first warms up
+        others[name] = (*jax.tree.map(parallel.shard_rows, rows_of), knobs)
+        compiled[name] = step.lower(states[name], *others[name]).compile()
+
+    seconds: dict[str, list[float]] = {name: [] for name in terms.TERMS}
+    for _ in range(num_steps + 1):  # the first warms up; round by round, so that a slow minute falls on all
+        for name in terms.TERMS:
             start = time.monotonic()
-            state, _ = jax.block_until_ready(compiled(state, *others))
-            seconds.append(time.monotonic() - start)
-        median = float(np.median(seconds[1:]))
-        first = rows[0]["step_seconds"] if rows else median
-        rows.append(
-            {
-                "term": name,
-                "step_seconds": median,
-                "share_of_step": (median - first) / median,
-                "peak_bytes": _peak_bytes(compiled),
-                "shape": [*shape, _LOGITS],
-                "devices": parallel.describe(),
-            }
-        )
+            states[name], _ = jax.block_until_ready(compiled[name](states[name], *others[name]))
+            seconds[name].append(time.monotonic() - start)
+    median = {name: float(np.median(taken[1:])) for name, taken in seconds.items()}
+    rows: list[dict[str, Any]] = [
+        {
+            "term": name,
+            "step_seconds": median[name],
+            "share_of_step": 1 - median["partial_cross_entropy"] / median[name],
+            "peak_bytes": _peak_bytes(compiled[name]),
+            "shape": [*shape, _LOGITS],
+            "devices": parallel.describe(),
+        }
+        for name in terms.TERMS
+    ]
     key = jax.random.key(0)
     logits, image = jax.random.normal(key, (*shape, _LOGITS)), jax.random.uniform(key, (*shape, 3))
     labels, label_mask = jnp.zeros(shape, jnp.uint8), image[..., 0] < 1e-3
@@ -157,12 +159,12 @@ def measure_losses(config: ml_collections.ConfigDict, num_steps: int) -> list[di
         ("gated_crf alone, unfolded", functools.partial(gated_crf_unfolded, **crf), (logits[:1], image[:1])),
     ):
         graded = jax.jit(jax.value_and_grad(function, has_aux=True)).lower(*arguments).compile()
-        seconds = []
+        taken = []
         for _ in range(num_steps + 1):
             start = time.monotonic()
             jax.block_until_ready(graded(*arguments))
-            seconds.append(time.monotonic() - start)
-        row = {"term": name, "seconds": float(np.median(seconds[1:])), "peak_bytes": _peak_bytes(graded)}
+            taken.append(time.monotonic() - start)
+        row = {"term": name, "seconds": float(np.median(taken[1:])), "peak_bytes": _peak_bytes(graded)}
         rows.append(row | {"shape": [*arguments[0].shape]})
     return rows
 
