@@ -132,6 +132,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     train.profile_steps = ()  # (first, last) of the steps that jax.profiler traces into <workdir>/profile
     train.compilation_cache = ""  # folder of compiled programs that runs share; "" for none
     train.eval_every_steps = 0  # scores eval_split so often; 0 for at the end only
+    train.pictures_every_evaluations = 1  # shows their maps on TensorBoard so often; 0 for never
 
     config.inference = inference = ml_collections.ConfigDict()
     inference.window = 512  # side of a window, pixels at the training scale

@@ -216,7 +216,7 @@ def _step_of(
         label = jnp.where(jax.random.uniform(key, shape) < 1e-3, 0, IGNORE).astype(jnp.uint8)
         batch = tiles.Batch(image, label, jnp.ones((devices, rows, DEEPGLOBE.num_classes)))
         plan = jax.random.randint(key, (devices, rows, 4), 0, 2**30)
-        knobs = steps.Knobs(key, jnp.ones(_LOGITS), jnp.array(terms.make_schedules(config.loss)))
+        knobs = steps.Knobs(jax.random.key_data(key), jnp.ones(_LOGITS), jnp.array(terms.make_schedules(config.loss)))
         return batch, plan, knobs
 
     return parallel.map_train_step(step, resident=False), model, tx, make_arguments

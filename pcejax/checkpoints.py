@@ -35,12 +35,18 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, *, keep: int = 2, keep_every_steps: int = 0):
         self.folder = workdir.absolute() / "checkpoints"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        process = jax.process_index()
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
                 keep_period=keep_every_steps or None,
-                create=True,
+                create=False,
+                # Each process reads by itself, and the primary one alone writes: no call waits for the others.
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process_{process}"
+                ),
                 enable_async_checkpointing=False,  # the thread below does that, and the digests after it
             ),
         )
@@ -69,18 +75,22 @@ class Checkpoints:
     def save(self, state: TrainState, about: dict[str, Any], unlogged: list[dict[str, Any]]) -> None:
         """Saves the state, what `about` tells of the run, and what was measured since the last record.
 
+        Of several processes the primary one does.
+
         The state is copied before this returns; all else is done in the background.
 
         Raises:
           UserError: the save before could not be done.
         """
         self._raise_failed()
+        if not parallel.is_primary():
+            return
         self._saving = self._thread.submit(self._write, parallel.to_host(state), about, unlogged)
 
     def discard_after(self, step: int) -> None:
         """Deletes the checkpoints of later steps, which were passed over: the run will come to these steps again."""
         for later in self._manager.all_steps():
-            if later > step:
+            if later > step and parallel.is_primary():
                 self._manager.delete(later)
 
     def about(self) -> dict[str, Any]:

@@ -21,7 +21,9 @@ from pcejax.train_state import TrainState, named_key
 class Knobs(NamedTuple):
     """What may differ between runs that share one compilation."""
 
-    key: jax.Array  # the run's random key
+    key_data: (
+        jax.Array
+    )  # uint32 [2], of the run's random key: JAX takes typed keys between processes by way of the host
     class_weights: jax.Array  # float32 [C]
     schedules: jax.Array  # float32 [T, 3], of the loss's terms: see `terms.make_schedules`
 
@@ -70,8 +72,8 @@ def make_train_step(
 
     def see(source: tiles.Tiles | tiles.Batch, plan: jax.Array, knobs: Knobs) -> tuple[dict[str, jax.Array], jax.Array]:
         """What terms may ask for of each row, and the labelled pixels int32 `[b, C]` of each class."""
-        batch = cut(source, plan)
-        views = augment(row_keys(knobs.key, "augment", plan), tiles.scale_image(batch.image, bands), batch.label)
+        batch, key = cut(source, plan), jax.random.wrap_key_data(knobs.key_data)
+        views = augment(row_keys(key, "augment", plan), tiles.scale_image(batch.image, bands), batch.label)
         label_mask = views.label != IGNORE
         counts = jnp.stack([(views.label == class_id).sum((1, 2)) for class_id in range(len(class_names))], -1)
         weights = batch.weights[:, : len(class_names)]
@@ -80,7 +82,7 @@ def make_train_step(
         rows = {
             "view": views.image,
             "other": views.other,
-            "dropout_keys": row_keys(knobs.key, "dropout", plan),
+            "dropout_keys": row_keys(key, "dropout", plan),
             "labels": views.label,
             # Indexed by class: an unlabelled pixel's is 0, whatever class it reads.
             "label_mask": jnp.where(label_mask, jax.vmap(jnp.take)(weights, jnp.where(label_mask, views.label, 0)), 0),

@@ -63,6 +63,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
       Interrupted: a signal asked the run to stop; what it had done is saved.
     """
     _check(config)
+    parallel.check_same(config.to_json(), "the config")
     runs.check_config(workdir, config)
     result = _finished(config, workdir)
     if result is not None:
@@ -105,6 +106,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
         else:
             print(parameter_overview.get_parameter_overview(state.params, include_stats=False), flush=True)
         step = first_step = int(state.step)
+        parallel.check_same(f"{about['labels_hash']} {step}", "the labels, or the checkpoint,")
         print(f"model: {summary.describe(model_summary)}", flush=True)
         _print_start(config, tile_set, about)
 
@@ -128,7 +130,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
         due = _Due(config)
         state = parallel.replicate(state)
         class_weights = jnp.array(list(about["class_weights"].values()))
-        knobs = parallel.replicate(steps.Knobs(key, class_weights, jnp.array(terms.make_schedules(config.loss))))
+        schedules = jnp.array(terms.make_schedules(config.loss))
+        knobs = parallel.replicate(steps.Knobs(jax.random.key_data(key), class_weights, schedules))
 
         def score(state: Any) -> dict[str, Any]:
             model = trained.Trained(config, legend, bands, about, step, state.ema_variables(), map_image)
@@ -140,9 +143,14 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
                 state, step_metrics = train_step(state, source, plan, knobs)
                 step += 1
                 log.add(step, step_metrics)
-                last, stop = step == config.train.num_steps, interrupted()
+                # Several processes agree where they wait for the devices anyway.
+                agreeing = jax.process_count() == 1 or step % config.train.log_every_steps == 0
+                last, stop = step == config.train.num_steps, agreeing and parallel.any_process(interrupted())
                 if config.train.eval_every_steps and step % config.train.eval_every_steps == 0 and not last:
                     log.scalars(step, {"miou": score(state)["miou"]})
+                    every = config.train.pictures_every_evaluations * config.train.eval_every_steps
+                    if every and step % every == 0:
+                        log.pictures(step, runs.pictures_folder(workdir, config.data.eval_split))
                 # After all records of the step: a run that goes on from here has them.
                 if last or stop or due.save(step):
                     checkpoints.save(state, about | {"devices": parallel.describe()}, log.unlogged())
@@ -150,6 +158,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
                     break
         log.close()
     if step < config.train.num_steps:
+        parallel.barrier()  # a process that is gone would end the one that saved
         raise interrupts.Interrupted(f"by {interrupts.name()} at step {step}, which is saved")
     # The last checkpoint is on disk: scores of the last step mean that nothing is left to do.
     return score(state) if config.data.eval_split else {}
@@ -224,6 +233,7 @@ def _check(config: ml_collections.ConfigDict) -> None:
         ("checkpoint_every_minutes", 0),
         ("keep_checkpoints", 1),
         ("keep_every_steps", 0),
+        ("pictures_every_evaluations", 0),
         ("max_skipped_steps", 0),
     ):
         if config.train[field] < least:

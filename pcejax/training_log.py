@@ -10,9 +10,13 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
+from PIL import Image
 
 from pcejax import input_pipeline, metrics, optimizer, parallel, tiles, writers
 from pcejax.errors import UserError
+
+_PICTURED_TILES = 4
 
 
 class TrainingLog:
@@ -39,7 +43,7 @@ class TrainingLog:
         self._writer = writers.Writer(workdir, first_step)
         self._progress = writers.Progress(config.train.num_steps, first_step)
         records = writers.read_lines(workdir / "metrics.jsonl")
-        self._skipped = sum(record.get("skipped_steps", 0) for record in records)
+        self._skipped = sum(record.get("skipped_steps", 0) for record in records if record["step"] <= first_step)
         self._measured = unlogged
         self._logged = first_step, time.monotonic()
         self._tracing = False
@@ -51,7 +55,7 @@ class TrainingLog:
           UserError: more steps than `train.max_skipped_steps` were not finite.
         """
         self._measured.append(measured)
-        if self._config.train.profile_steps:
+        if self._config.train.profile_steps and parallel.is_primary():
             self._profile(step)
         if step % self._config.train.log_every_steps == 0 or step == self._config.train.num_steps:
             self._record(step)
@@ -63,6 +67,11 @@ class TrainingLog:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Records more of a step."""
         self._writer.scalars(step, values, {})
+
+    def pictures(self, step: int, folder: Path) -> None:
+        """Shows the maps that an evaluation drew into `folder`, the first tiles' below each other."""
+        maps = [np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))[:_PICTURED_TILES]]
+        self._writer.picture(step, folder.name, np.concatenate(maps))
 
     def close(self) -> None:
         """Flushes the records."""

@@ -42,7 +42,7 @@ def make_plans(count):
 
 
 def knobs_of(loss):
-    return steps.Knobs(jax.random.key(1), jnp.ones(CLASSES), jnp.array(terms.make_schedules(loss)))
+    return steps.Knobs(jax.random.key_data(jax.random.key(1)), jnp.ones(CLASSES), jnp.array(terms.make_schedules(loss)))
 
 
 @functools.cache
@@ -53,10 +53,10 @@ def make_parts(norm, accumulation=1):
     return build(config, accumulation)
 
 
-def build(config, accumulation=1):
-    tx = optimizer.make_optimizer(config.optimizer, 20)
+def build(config, accumulation=1, tx=None):
+    tx = tx or optimizer.make_optimizer(config.optimizer, 20)
     state = create_train_state(models.create_model(config.model, CLASSES), tx, jax.random.key(0), (1, CROP, CROP, 3))
-    state = jax.tree.map(lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
+    state = jax.tree.map(lambda x: x.astype(config.model.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
     step = steps.make_train_step(
         models.create_model(config.model, CLASSES, axis_name=parallel.AXIS),
         tx,
@@ -126,6 +126,21 @@ def test_all_terms_give_the_same_state_on_one_two_and_four_devices(x64):
         many, measured_many = run(over_devices(step, devices), state, knobs, plans, make_tiles())
         assert largest_difference(one.params, many.params) < 1e-10
         assert largest_difference(measured_one, measured_many) < 1e-9
+
+
+def test_in_float32_the_gradient_of_a_step_is_the_same_within_its_rounding():
+    config = default.get_config()
+    config.model.update(SMALL, norm="group")
+    plan = make_plans(1)
+    gradients = []
+    for devices, accumulation in ((1, 1), (2, 1), (4, 1), (2, 4)):
+        step, state, knobs = build(config, accumulation, tx=optax.sgd(1.0))
+        new, _ = run(over_devices(step, devices), state, knobs, plan, make_tiles())
+        gradients.append(jax.tree.map(lambda old, new: np.asarray(old) - new, state.params, new.params))
+    largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(gradients[0]))
+    assert largest > 1e-2
+    for others in gradients[1:]:
+        assert largest_difference(gradients[0], others) < 1e-5 * largest
 
 
 @pytest.mark.parametrize(("devices", "accumulation"), [(1, 2), (1, 8), (2, 4)])
@@ -235,7 +250,10 @@ def test_the_gradient_is_that_of_the_quotient_of_sums(x64):
     @jax.jit
     def view(image, label):
         return augment.augment(
-            steps.row_keys(knobs.key, "augment", plan), tiles.scale_image(image), label, **config.augment
+            steps.row_keys(jax.random.wrap_key_data(knobs.key_data), "augment", plan),
+            tiles.scale_image(image),
+            label,
+            **config.augment,
         )
 
     image, label, *_ = view(batch.image, batch.label)
