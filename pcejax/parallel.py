@@ -42,6 +42,8 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
             f"coordinator={coordinator}, num_processes={num_processes}, process_id={process_id}; expected all three: "
             "--coordinator=<host>:<port> of process 0, --num_processes, and --process_id from 0"
         )
+    # Its handler would take the place of ours; processes agree where to stop by themselves.
+    jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(coordinator, num_processes, process_id)
     if not is_primary():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # until the process ends

@@ -63,9 +63,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
       Interrupted: a signal asked the run to stop; what it had done is saved.
     """
     _check(config)
-    parallel.check_same(config.to_json(), "the config")
     runs.check_config(workdir, config)
     result = _finished(config, workdir)
+    parallel.check_same(f"{config.to_json()} {result is None}", "the config, or whether the run is done,")
     if result is not None:
         scored = " and scored" if result else ""
         print(f"{workdir}: done already, {config.train.num_steps} steps trained{scored}", flush=True)

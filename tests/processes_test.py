@@ -97,9 +97,10 @@ def test_two_processes_are_one_process_with_two_devices(start, place, one):
 
 
 def names_in(workdir):
-    """Of all files but the event file, of which there is one."""
+    """Of all files and checkpoints, but for the event file, of which there is one."""
     assert len(list((workdir / "tensorboard").iterdir())) == 1
-    return {path.relative_to(workdir) for path in workdir.rglob("*") if path.parent.name != "tensorboard"}
+    inside = {path.relative_to(workdir) for path in workdir.rglob("*")}
+    return {path for path in inside if "tensorboard" not in path.parts and not path.parts[2:3] == ("state",)}
 
 
 def test_under_slurm_they_find_each_other(start, place, one):
@@ -159,7 +160,7 @@ def test_processes_of_other_configs_are_refused_by_all(start, place):
     ]
     for code, _, errors in ends(processes):
         assert code == 2, errors
-        assert "error: the config of process 1 is not that of process 0" in errors
+        assert "error: the config, or whether the run is done, of process 1 is not that of process 0" in errors
     assert not (place / "runs" / "mixed").exists()
 
 
