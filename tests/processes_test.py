@@ -100,7 +100,7 @@ def names_in(workdir):
     """Of all files and checkpoints, but for the event file, of which there is one."""
     assert len(list((workdir / "tensorboard").iterdir())) == 1
     inside = {path.relative_to(workdir) for path in workdir.rglob("*")}
-    return {path for path in inside if "tensorboard" not in path.parts and not path.parts[2:3] == ("state",)}
+    return {path for path in inside if "tensorboard" not in path.parts and path.parts[2:3] != ("state",)}
 
 
 def test_under_slurm_they_find_each_other(start, place, one):
