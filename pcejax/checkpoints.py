@@ -40,8 +40,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
-                keep_period=keep_every_steps or None,
+                max_to_keep=None,  # Orbax would delete the one before as soon as the new one lacks only its digests
                 create=False,
                 # Each process reads by itself, and the primary one alone writes: no call waits for the others.
                 multiprocessing_options=ocp.options.MultiprocessingOptions(
@@ -50,6 +49,7 @@ class Checkpoints:
                 enable_async_checkpointing=False,  # the thread below does that, and the digests after it
             ),
         )
+        self._keep, self._keep_every_steps = keep, keep_every_steps
         self._thread = ThreadPoolExecutor(1)
         self._saving: Future[None] | None = None
         self._intact: int | None = None
@@ -142,6 +142,9 @@ class Checkpoints:
         )
         writers.write_json(self.folder / str(step) / _DIGESTS, _digests(self.folder / str(step)))
         self._intact = step
+        for old in sorted(self._manager.all_steps())[: -self._keep]:
+            if not self._keep_every_steps or old % self._keep_every_steps:
+                self._manager.delete(old)
 
     def _raise_failed(self) -> None:
         """Raises what ended a save in the background, if anything did."""

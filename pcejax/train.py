@@ -100,13 +100,13 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
         if checkpoints.latest_step() is not None:
             taught.check_labels(checkpoints.about(), about, workdir)
             state, unlogged = checkpoints.restore(state), list(map(metrics.from_json, checkpoints.unlogged()))
-            checkpoints.discard_after(int(state.step))
             print(f"resumed at step {int(state.step)} of {config.train.num_steps}", flush=True)
             _print_changed_devices(checkpoints.about())
         else:
             print(parameter_overview.get_parameter_overview(state.params, include_stats=False), flush=True)
         step = first_step = int(state.step)
         parallel.check_same(f"{about['labels_hash']} {step}", "the labels, or the checkpoint,")
+        checkpoints.discard_after(step)
         print(f"model: {summary.describe(model_summary)}", flush=True)
         _print_start(config, tile_set, about)
 

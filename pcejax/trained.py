@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import flax.traverse_util
 import ml_collections
 import numpy as np
@@ -40,17 +41,25 @@ def load(workdir: Path) -> Trained:
     Raises:
       UserError: there is no run, or no checkpoint.
     """
+    config, about, model, state = _restore(workdir)
+    legend, bands = Legend.from_dict(about["legend"]), datasets.Bands.from_dict(about["bands"])
+    map_image = tiled_inference.make_mapper(steps.make_eval_step(model, bands), config)
+    return Trained(config, legend, bands, about, int(state.step), parallel.replicate(state.ema_variables()), map_image)
+
+
+def load_state(workdir: Path) -> TrainState:
+    """The newest checkpoint's state of the run in `workdir`, as host arrays; raises as `load`."""
+    return _restore(workdir)[-1]
+
+
+def _restore(workdir: Path) -> tuple[ml_collections.ConfigDict, dict[str, Any], nn.Module, TrainState]:
     config = runs.read_config(workdir)
     with Checkpoints(workdir) as checkpoints:
         about = checkpoints.about()
-        legend = Legend.from_dict(about["legend"])
-        model = models.create_model(config.model, num_logits(config, legend))
+        model = models.create_model(config.model, num_logits(config, Legend.from_dict(about["legend"])))
         tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps, config.model.frozen_stages)
-        bands = datasets.Bands.from_dict(about["bands"])
-        shape = (1, config.data.crop, config.data.crop, bands.num)
-        state = checkpoints.restore(state_shapes(model, tx, shape))
-    map_image = tiled_inference.make_mapper(steps.make_eval_step(model, bands), config)
-    return Trained(config, legend, bands, about, int(state.step), parallel.replicate(state.ema_variables()), map_image)
+        shape = (1, config.data.crop, config.data.crop, datasets.Bands.from_dict(about["bands"]).num)
+        return config, about, model, checkpoints.restore(state_shapes(model, tx, shape))
 
 
 def variables_for(workdir: Path, shapes: TrainState) -> dict[str, Any]:

@@ -157,6 +157,24 @@ def test_after_a_damaged_checkpoint_its_step_can_be_saved_again(tmp_path, state)
         assert_same(checkpoints.restore(state), state._replace(step=np.int32(4)))
 
 
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_checkpoint_is_deleted_only_when_a_newer_one_is_whole(tmp_path, state, monkeypatch, keep):
+    """As `kill -9` leaves it after Orbax has written all, and before the digests."""
+    with Checkpoints(tmp_path, keep=keep) as checkpoints:
+        checkpoints.save(state, ABOUT, [])
+
+    def cut(path, value):
+        raise OSError("cut")
+
+    monkeypatch.setattr("pcejax.checkpoints.writers.write_json", cut)
+    with pytest.raises(UserError, match="cut"), Checkpoints(tmp_path, keep=keep) as checkpoints:
+        checkpoints.save(state._replace(step=np.int32(6)), ABOUT, [])
+    monkeypatch.undo()
+    assert (tmp_path / "checkpoints" / "6").exists()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() == 4
+
+
 def test_multiples_of_a_step_are_kept_beside_the_newest(tmp_path, state):
     with Checkpoints(tmp_path, keep=1, keep_every_steps=4) as checkpoints:
         for step in (2, 4, 6, 7):

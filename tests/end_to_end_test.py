@@ -10,14 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 from runs_for_tests import save_image
 
-from pcejax import interrupts, writers
-from pcejax.checkpoints import Checkpoints
+from pcejax import faults, interrupts, writers
 from pcejax.legend import DEEPGLOBE, decode_mask
 from pcejax.models import summary
 
@@ -77,22 +75,6 @@ def training(workdir, *overrides):
     )
 
 
-def kill_at(place, line, *arguments):
-    """Starts a training, and kills it with SIGKILL once it has printed `line`; returns what it had printed."""
-    process = subprocess.Popen(
-        command("train", *arguments), cwd=place, env=environment(place), stdout=subprocess.PIPE, text=True
-    )
-    told = ""
-    for printed in process.stdout:
-        told += printed
-        if line in printed:
-            break
-    process.send_signal(signal.SIGKILL)
-    process.stdout.close()
-    assert process.wait() == -signal.SIGKILL, told
-    return told
-
-
 def assert_ended_well(ended):
     assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr
@@ -111,16 +93,6 @@ def assert_refused(ended, *told):
 
 def files_of(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def final_state(workdir):
-    """The arrays of the newest checkpoint, by name."""
-    import orbax.checkpoint as ocp
-
-    with Checkpoints(workdir) as checkpoints:
-        step = checkpoints.latest_step()
-    tree = ocp.StandardCheckpointer().restore(workdir.absolute() / "checkpoints" / str(step) / "state")
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 @pytest.fixture(scope="module")
@@ -212,32 +184,6 @@ def test_a_second_start_says_done_already_and_changes_nothing(uncut, place):
     assert files_of(workdir) == before
 
 
-def test_a_killed_run_that_goes_on_ends_as_one_that_was_never_cut(uncut, place):
-    """Killed while it trains, killed again while it scores, and started with the same command each time."""
-    workdir = place / "runs" / "cut"
-    kill_at(place, f"steps {2 * EVERY + LOGGED}/{STEPS}", *training("runs/cut"))
-    kept = [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()]
-    assert kept
-    assert max(kept) < STEPS
-    # The records of the steps after it are there, and are written again.
-    assert writers.read_lines(workdir / "metrics.jsonl")[-1]["step"] > min(kept)
-    told = kill_at(place, "evaluate validation: tiles 1/2", *training("runs/cut"))
-    assert f"resumed at step {max(kept)} of {STEPS}" in told
-    ended = run_script(place, "train", *training("runs/cut"))
-    assert_ended_well(ended)
-    assert "resumed at step" in ended.stdout
-
-    expected, got = final_state(uncut[0]), final_state(workdir)
-    assert expected.keys() == got.keys()
-    assert any(".params" in name or "'params'" in name for name in got)
-    for name, value in expected.items():
-        assert got[name].dtype == value.dtype
-        np.testing.assert_array_equal(got[name], value, err_msg=name)
-    assert filecmp.cmp(workdir / "metrics.jsonl", uncut[0] / "metrics.jsonl", shallow=False)
-    scores = [json.loads((run / "report" / "evaluation_validation.json").read_text()) for run in (workdir, uncut[0])]
-    assert scores[0]["confusion_matrix"] == scores[1]["confusion_matrix"]
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_asked_to_stop_saves_ends_with_its_own_code_and_goes_on(uncut, place, number):
     name = f"runs/asked_{number.name}"
@@ -261,8 +207,7 @@ def test_a_run_that_is_asked_to_stop_saves_ends_with_its_own_code_and_goes_on(un
     ended = run_script(place, "train", *training(name))
     assert_ended_well(ended)
     assert f"resumed at step {step} of {STEPS}" in ended.stdout
-    for array, value in final_state(uncut[0]).items():
-        np.testing.assert_array_equal(final_state(place / name)[array], value, err_msg=array)
+    assert faults.hash_state(place / name) == faults.hash_state(uncut[0])
     assert filecmp.cmp(place / name / "metrics.jsonl", uncut[0] / "metrics.jsonl", shallow=False)
 
 

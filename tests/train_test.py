@@ -248,6 +248,14 @@ def test_checkpoints_by_the_minute_lose_nothing_of_the_records(data_dir, tmp_pat
     assert texts[0] == texts[1]
 
 
+def test_a_run_whose_first_save_was_cut_before_its_digests_starts_again_and_saves_that_step(data_dir, tmp_path):
+    save_run(tmp_path, config_of(data_dir), step=2)
+    (tmp_path / "checkpoints" / "2" / "sha256.json").unlink()
+    run(data_dir, tmp_path, **{"train.num_steps": 6})
+    assert latest_step(tmp_path) == 6
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["4", "6"]
+
+
 def test_a_run_without_a_split_to_score_trains_scores_nothing_and_is_done(data_dir, tmp_path, monkeypatch, capsys):
     unscored = {"data.eval_split": "", "train.num_steps": 4}
     monkeypatch.setattr(train.evaluate, "score_split", None)
