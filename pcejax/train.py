@@ -158,7 +158,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
                     break
         log.close()
     if step < config.train.num_steps:
-        parallel.barrier()  # a process that is gone would end the one that saved
+        parallel.leave()
         raise interrupts.Interrupted(f"by {interrupts.name()} at step {step}, which is saved")
     # The last checkpoint is on disk: scores of the last step mean that nothing is left to do.
     return score(state) if config.data.eval_split else {}
