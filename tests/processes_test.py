@@ -8,11 +8,10 @@ import socket
 import subprocess
 import time
 
-import numpy as np
 import pytest
-from end_to_end_test import EVERY, STEPS, command, environment, final_state, place, run_script, training
+from end_to_end_test import EVERY, STEPS, command, environment, place, run_script, training
 
-from pcejax import interrupts, writers
+from pcejax import faults, interrupts, writers
 
 __all__ = ["place"]
 
@@ -76,10 +75,7 @@ def one(place):
 
 
 def assert_like(workdir, one):
-    expected, got = final_state(one), final_state(workdir)
-    assert expected.keys() == got.keys()
-    for name, value in expected.items():
-        np.testing.assert_array_equal(got[name], value, err_msg=name)
+    assert faults.hash_state(workdir) == faults.hash_state(one)
     assert filecmp.cmp(workdir / "metrics.jsonl", one / "metrics.jsonl", shallow=False)
     scores = [json.loads((run / "report" / "evaluation_validation.json").read_text()) for run in (workdir, one)]
     for name in ("confusion_matrix", "tiles", "miou"):
