@@ -38,8 +38,8 @@ def deferred() -> Iterator[Callable[[], bool]]:
 
 
 def name() -> str:
-    """Of the signal that came first."""
-    return signal.Signals(_received[0]).name
+    """Of the signal that came first; of several processes it may have come to another one."""
+    return signal.Signals(_received[0]).name if _received else "a signal to another process"
 
 
 def _handle(number: int, frame: FrameType | None) -> None:

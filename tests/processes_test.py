@@ -125,6 +125,8 @@ def test_a_signal_to_any_of_them_stops_all_at_one_step_and_they_go_on(start, pla
     assert [code for code, _, _ in ended] == [interrupts.EXIT_CODE] * 2, ended
     steps = {re.search(r"at step (\d+), which is saved", errors)[1] for _, _, errors in ended}
     assert len(steps) == 1
+    for index, (_, _, errors) in enumerate(ended):
+        assert ("stopped by SIGTERM" if index in asked else "stopped by a signal to another process") in errors
     if asked == (0, 1):
         for code, _, errors in ends(start_both(start, place, *training(name, *OVERRIDES))):
             assert code == 0, errors
