@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pcejax import area_accuracy, class_maps, keys, point_files, writers
-from pcejax.area_accuracy import Estimate
+from pcejax.area_accuracy import NORMAL_95, Estimate
 from pcejax.class_maps import ClassMap
 from pcejax.errors import UserError
 from pcejax.frames import Click
@@ -164,12 +164,15 @@ def _draw_pixels(class_map: ClassMap, allotted: np.ndarray, seed: int) -> tuple[
         for class_id, (best, pixels) in drawn.items():
             here = np.flatnonzero(flat == class_id)
             best, pixels = np.concatenate([best, sort_keys[here]]), np.concatenate([pixels, start + here])
-            order = (
-                np.argpartition(best, min(allotted[class_id], len(best)) - 1)[: allotted[class_id]] if len(best) else []
-            )
+            order = _smallest(best, allotted[class_id])
             drawn[class_id] = best[order], pixels[order]
     pixels = np.concatenate([pixels for _, pixels in drawn.values()])
     return pixels, np.repeat(list(drawn), [len(pixels) for _, pixels in drawn.values()])
+
+
+def _smallest(values: np.ndarray, count: int) -> np.ndarray:
+    """The places of the `count` smallest values, or of all."""
+    return np.argpartition(values, count)[:count] if len(values) > count else np.arange(len(values))
 
 
 def _stratum(class_map: ClassMap, class_id: int) -> str:
@@ -224,4 +227,4 @@ def _by_class(names: tuple[str, ...], estimate: Estimate, most: float) -> dict[s
 
 
 def _shown(told: dict[str, float] | None, form: str) -> str:
-    return "absent" if told is None else f"{told['value']:{form}} ± {1.96 * told['standard_error']:{form}}"
+    return "absent" if told is None else f"{told['value']:{form}} ± {NORMAL_95 * told['standard_error']:{form}}"

@@ -26,32 +26,30 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the points drawn.")
 
 def main() -> None:
     if _MAP.value and _POINTS.value and not _WORKDIR.value:
-        score_map()
-    elif _WORKDIR.value and _SPLIT.value and not _MAP.value:
-        score_run()
+        score_map(Path(_MAP.value), Path(_POINTS.value))
+    elif _WORKDIR.value and _SPLIT.value and not _MAP.value and not _POINTS.value:
+        score_run(Path(_WORKDIR.value), _SPLIT.value)
     else:
         raise UserError("expected --workdir and --split to score a run, or --map and --reference_points to score a map")
 
 
-def score_run() -> None:
+def score_run(workdir: Path, split: str) -> None:
     from pcejax import baselines, evaluate, report
 
-    workdir = Path(_WORKDIR.value)
-    evaluate.print_scores(evaluate.evaluate(workdir, _SPLIT.value))
+    evaluate.print_scores(evaluate.evaluate(workdir, split))
     if _BASELINES.value:
-        baselines.score_baselines(workdir, _SPLIT.value)
+        baselines.score_baselines(workdir, split)
     print(f"report: {report.build_report(workdir)}")
 
 
-def score_map() -> None:
+def score_map(path: Path, points: Path) -> None:
     from pcejax import reference_points
 
     legend = Path(_LEGEND.value) if _LEGEND.value else None
-    points = Path(_POINTS.value)
     if _DRAW.value is not None:
-        reference_points.draw(Path(_MAP.value), legend, points, _DRAW.value, _MINIMUM.value, _SEED.value)
+        reference_points.draw(path, legend, points, _DRAW.value, _MINIMUM.value, _SEED.value)
     else:
-        reference_points.print_scores(reference_points.score(Path(_MAP.value), legend, points))
+        reference_points.print_scores(reference_points.score(path, legend, points))
 
 
 if __name__ == "__main__":
