@@ -132,7 +132,7 @@ def _read_strips(path: Path) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         bands = [n for n, kind in enumerate(file.colorinterp, 1) if kind != rasterio.enums.ColorInterp.alpha]
         palette = None
         if file.colorinterp[0] == rasterio.enums.ColorInterp.palette:
-            palette = np.array([color for _, color in sorted(file.colormap(1).items())], np.uint8)
+            palette = np.array([color[:3] for _, color in sorted(file.colormap(1).items())], np.uint8)
         rows = max(1, _STRIP_PIXELS // file.width)
         for row in range(0, file.height, rows):
             window = ((row, min(row + rows, file.height)), (0, file.width))
@@ -142,6 +142,5 @@ def _read_strips(path: Path) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
             except rasterio.errors.RasterioError as error:
                 raise UserError(f"{path}: cannot be read: {error}; get the file anew") from error
             if palette is not None:
-                colors = palette[values[..., 0]]
-                values, valid = colors[..., :3], valid & (colors[..., 3] > 0)
+                values = palette[values[..., 0]]
             yield row, values, valid

@@ -115,8 +115,9 @@ def print_scores(result: dict[str, Any]) -> None:
     """Prints what `score` returned, as a table."""
     unit = result["unit"]
     table = Table()
-    for column in ("class", "points", f"mapped {unit}", f"area {unit}", "user's", "producer's"):
-        table.add_column(column, justify="left" if column == "class" else "right")
+    table.add_column("class")
+    for column in ("points", f"mapped {unit}", f"area {unit}", "user's", "producer's"):
+        table.add_column(column, justify="right", no_wrap=True)
     for index, name in enumerate(result["classes"]):
         table.add_row(
             name,
@@ -130,7 +131,7 @@ def print_scores(result: dict[str, Any]) -> None:
     if result["why_pixels"]:
         print(f"areas are in pixels: {result['why_pixels']}")
     points = sum(map(sum, result["counts"]))
-    print(f"overall accuracy {_shown(result['overall_accuracy'], '.3f')}, {points} points; ± is 1.96 standard errors")
+    print(f"overall accuracy {_shown(result['overall_accuracy'], '.3f')}, {points} points; ± is half the 95 % interval")
 
 
 # The map
@@ -227,4 +228,4 @@ def _by_class(names: tuple[str, ...], estimate: Estimate, most: float) -> dict[s
 
 
 def _shown(told: dict[str, float] | None, form: str) -> str:
-    return "absent" if told is None else f"{told['value']:{form}} ± {NORMAL_95 * told['standard_error']:{form}}"
+    return "absent" if told is None else f"{told['value']:{form}}±{NORMAL_95 * told['standard_error']:{form}}"
