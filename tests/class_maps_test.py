@@ -120,7 +120,7 @@ def test_where_there_are_no_data_there_is_no_class(tmp_path, legend):
     palette = {10: (255, 0, 0, 255), 50: (255, 255, 0, 255), 200: (1, 2, 3, 255)}
     np.testing.assert_array_equal(read(write_tiff(tmp_path / "b.tif", numbers, palette, nodata=200), legend), expected)
     colors = np.array([(255, 0, 0, 255), (255, 255, 0, 255), (1, 2, 3, 0)], np.uint8)
-    clear = colors[np.where(expected == IGNORE, 2, ids)]
+    clear = colors[np.where(expected == IGNORE, 2, expected)]
     np.testing.assert_array_equal(read(save(Image.fromarray(clear), tmp_path / "b.png"), legend), expected)
 
 

@@ -1,5 +1,9 @@
 import csv
+import functools
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyogrio
@@ -158,7 +162,8 @@ def test_a_map_without_any_class_is_refused(tmp_path):
 # Scoring
 
 
-def test_scores_are_the_estimators_of_the_labelled_sample(tmp_path):
+def test_scores_are_the_estimators_of_the_labelled_sample(tmp_path, monkeypatch):
+    monkeypatch.setattr(class_maps, "_STRIP_PIXELS", 333)
     path, ids = make_map(tmp_path)
     truth = np.where(np.random.default_rng(1).random(SIZE) < 0.2, 3, ids)
     points = label(draw(path, tmp_path / "points.csv"), truth)
@@ -191,7 +196,9 @@ def test_scores_are_the_estimators_of_the_labelled_sample(tmp_path):
 def test_scores_are_shown_as_a_table(tmp_path, capsys):
     path, ids = make_map(tmp_path)
     points = label(draw(path, tmp_path / "points.csv"), ids)
-    reference_points.print_scores(reference_points.score(path, None, points))
+    result = reference_points.score(path, None, points)
+    capsys.readouterr()
+    reference_points.print_scores(result)
     told = capsys.readouterr().out
     area = 0.01 * (ids == 1).sum()
     line = next(line for line in told.splitlines() if "│ agriculture" in line)
@@ -249,6 +256,16 @@ def test_classes_by_number_and_of_a_legend_file(tmp_path):
     result = reference_points.score(path, legend, points)
     assert result["classes"] == ("building", "field")
     assert result["overall_accuracy"]["value"] == 1
+
+
+def test_the_script_draws_and_scores(tmp_path):
+    path, ids = make_map(tmp_path)
+    points = tmp_path / "points.csv"
+    command = [sys.executable, "scripts/evaluate.py", f"--map={path}", f"--reference_points={points}"]
+    run = functools.partial(subprocess.run, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
+    assert "100 reference points: urban 30" in run([*command, "--draw_reference=100", "--min_per_class=30"]).stdout
+    label(points, ids)
+    assert "overall accuracy 1.000±0.000, 100 points" in run(command).stdout
 
 
 def test_points_from_elsewhere_need_no_stratum(tmp_path):
