@@ -45,8 +45,9 @@ class Accuracy(NamedTuple):
 def estimate(counts: np.ndarray, mapped: np.ndarray) -> Accuracy:
     """The stratified estimators of accuracy and area.
 
-    Standard errors need two points or more in each class that the map has; with fewer they are NaN, and with none so
-    are the estimates. They are those of sampling with replacement, slightly too large where most of a class is sampled.
+    Each class that the map has needs two points or more, or one where that is all of it: a single point adds nothing to
+    standard errors. Without any, estimates are NaN. Standard errors are those of sampling with replacement, too large
+    where most of a class is sampled.
 
     Args:
       counts: int `[C, C]`, the points of map class i (row) and reference class j (column).
@@ -57,7 +58,7 @@ def estimate(counts: np.ndarray, mapped: np.ndarray) -> Accuracy:
     weight = (mapped / mapped.sum())[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.where(there, counts / points, 0.0)
-        variance = np.where(there, share * (1 - share) / (points - 1), 0.0)  # of `share`, by row
+        variance = np.where(there, share * (1 - share) / np.maximum(points - 1, 1), 0.0)  # of `share`, by row
         proportions = weight * share  # eq. 4
         reference = proportions.sum(0)  # eq. 9
         right = np.diag(proportions)

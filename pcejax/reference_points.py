@@ -82,7 +82,7 @@ def score(map_path: Path, legend: Path | None, points_path: Path) -> dict[str, A
     num = known.legend.num_known
     counts = np.zeros((num, num), np.int64)
     np.add.at(counts, (at_pixels, np.array(list(classes.values()))), 1)
-    for class_id in np.flatnonzero((mapped > 0) & (counts.sum(1) < 2)):
+    for class_id in np.flatnonzero(counts.sum(1) < np.minimum(mapped, 2)):
         raise UserError(
             f"{points_path}: {counts[class_id].sum()} points in the map's class {known.legend.names[class_id]!r}, "
             f"{mapped[class_id] / mapped.sum():.1%} of the map; expected 2 or more in each; draw a sample of this map "
@@ -113,7 +113,8 @@ def score(map_path: Path, legend: Path | None, points_path: Path) -> dict[str, A
 
 def print_scores(result: dict[str, Any]) -> None:
     """Prints what `score` returned, as a table."""
-    unit = result["unit"]
+    unit, total = result["unit"], sum(result["mapped_area"])
+    area = f",.{max(0, 5 - len(f'{total:.0f}'))}f"  # five digits of the whole
     table = Table()
     table.add_column("class")
     for column in ("points", f"mapped {unit}", f"area {unit}", "user's", "producer's"):
@@ -122,8 +123,8 @@ def print_scores(result: dict[str, Any]) -> None:
         table.add_row(
             name,
             str(sum(result["counts"][index])),
-            f"{result['mapped_area'][index]:,.0f}",
-            _shown(result["area"][name], ",.0f"),
+            f"{result['mapped_area'][index]:{area}}",
+            _shown(result["area"][name], area),
             _shown(result["users_accuracy"][name], ".3f"),
             _shown(result["producers_accuracy"][name], ".3f"),
         )

@@ -133,11 +133,17 @@ def test_a_class_without_reference_points_of_it_has_no_producers_accuracy():
     np.testing.assert_allclose(got.areas.value, [100, 0])
 
 
-def test_a_class_sampled_too_little_gives_nan_and_no_number():
-    assert np.isnan(area_accuracy.estimate(np.array([[8, 2], [0, 0]]), np.array([50, 50])).overall.value)
-    one = area_accuracy.estimate(np.array([[8, 2], [0, 1]]), np.array([50, 50])).overall
-    assert one.value == pytest.approx(0.9)
-    assert np.isnan(one.standard_error)
+def test_a_class_without_any_point_gives_nan_and_no_number():
+    got = area_accuracy.estimate(np.array([[8, 2], [0, 0]]), np.array([50, 50]))
+    for estimate in (got.overall, got.areas):
+        assert np.isnan(estimate.value).all()
+        assert np.isnan(estimate.standard_error).all()
+
+
+def test_a_class_of_one_pixel_is_known_by_one_point():
+    got = area_accuracy.estimate(np.array([[8, 2], [0, 1]]), np.array([999, 1]))
+    assert got.overall.value == pytest.approx((999 * 0.8 + 1) / 1000)
+    assert got.overall.standard_error == pytest.approx(0.999 * np.sqrt(0.8 * 0.2 / 9))
 
 
 def test_an_interval_stays_within_what_is_possible():

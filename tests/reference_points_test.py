@@ -200,9 +200,9 @@ def test_scores_are_shown_as_a_table(tmp_path, capsys):
     capsys.readouterr()
     reference_points.print_scores(result)
     told = capsys.readouterr().out
-    area = 0.01 * (ids == 1).sum()
+    area = 0.01 * (ids == 1).sum()  # of 30 ha
     line = next(line for line in told.splitlines() if "│ agriculture" in line)
-    assert f"{area:.0f}±0 │ 1.000±0.000 │ 1.000±0.000 │" in line
+    assert f" {area:.3f} │ {area:.3f}±0.000 │ 1.000±0.000 │ 1.000±0.000 │" in line
     assert "absent │" in next(line for line in told.splitlines() if "│ water" in line)
     assert "overall accuracy 1.000±0.000, 120 points" in told
     assert max(map(len, told.splitlines())) <= 80
@@ -275,6 +275,15 @@ def test_points_from_elsewhere_need_no_stratum(tmp_path):
     rows = rows_of(points)
     write_rows(points, [{name: row[name] for name in ("class", "col", "row", "tile_id")} for row in rows])
     assert reference_points.score(path, None, points)["counts"] == expected
+
+
+def test_a_class_of_one_pixel_is_drawn_and_scored(tmp_path):
+    path, ids = make_map(tmp_path, (0.5, 0.5))
+    ids[7, 9] = 4
+    path = write_tiff(tmp_path / "map.tif", ids)
+    points = label(draw(path, tmp_path / "points.csv"), ids)
+    assert (7, 9) in pixels_of(points)
+    assert reference_points.score(path, None, points)["area"]["water"]["value"] == pytest.approx(0.01)
 
 
 # What is refused
