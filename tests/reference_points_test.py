@@ -202,7 +202,7 @@ def test_scores_are_shown_as_a_table(tmp_path, capsys):
     told = capsys.readouterr().out
     area = 0.01 * (ids == 1).sum()  # of 30 ha
     line = next(line for line in told.splitlines() if "│ agriculture" in line)
-    assert f" {area:.3f} │ {area:.3f}±0.000 │ 1.000±0.000 │ 1.000±0.000 │" in line
+    assert f" {area:.3f} │  {area:.3f}±0.000 │ 1.000±0.000 │ 1.000±0.000 │" in line
     assert "absent │" in next(line for line in told.splitlines() if "│ water" in line)
     assert "overall accuracy 1.000±0.000, 120 points" in told
     assert max(map(len, told.splitlines())) <= 80
