@@ -11,6 +11,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         raise UserError(f"configs/default.py:{variant}: this config has no variants")
     config = ml_collections.ConfigDict()
     config.seed = 0  # initialisation, order of crops, augmentation; not which points
+    config.init_from = ""  # workdir of a run whose parameters a fresh one starts from; "" for random or pretrained ones
     config.train_unknown = False  # whether unknown gets a logit and, with dense labels, is taught
 
     config.data = data = ml_collections.ConfigDict()
@@ -120,10 +121,18 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.train = train = ml_collections.ConfigDict()
     train.num_steps = 10_000  # optimizer steps
     train.batch_size = 32  # crops a step, over all devices
+    train.accumulation = 1  # micro-batches that a device's crops of a step are taken in, for less memory
     train.ema_decay = 0.995  # of the running mean of parameters, which is what is scored
     train.log_every_steps = 50
     train.checkpoint_every_steps = 1_000
+    train.checkpoint_every_minutes = 10.0  # also; 0 for by steps alone
+    train.keep_checkpoints = 2  # the newest so many
+    train.keep_every_steps = 0  # and those of multiples of it; 0 for none
+    train.max_skipped_steps = 0  # steps whose loss or gradient is not finite, that a run goes on without
+    train.profile_steps = ()  # (first, last) of the steps that jax.profiler traces into <workdir>/profile
+    train.compilation_cache = ""  # folder of compiled programs that runs share; "" for none
     train.eval_every_steps = 0  # scores eval_split so often; 0 for at the end only
+    train.pictures_every_evaluations = 1  # shows their maps on TensorBoard so often; 0 for never
 
     config.inference = inference = ml_collections.ConfigDict()
     inference.window = 512  # side of a window, pixels at the training scale

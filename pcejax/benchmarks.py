@@ -19,6 +19,7 @@ import optax
 
 from pcejax import (
     augment,
+    faults,
     input_pipeline,
     losses,
     models,
@@ -29,6 +30,7 @@ from pcejax import (
     terms,
     tile_cache,
     tiles,
+    writers,
 )
 from pcejax.legend import DEEPGLOBE, IGNORE
 from pcejax.models import summary
@@ -169,6 +171,74 @@ def measure_losses(config: ml_collections.ConfigDict, num_steps: int) -> list[di
     return rows
 
 
+def measure_restarts(num_steps: int) -> dict[str, list[dict[str, Any]]]:
+    """Seconds that a run of configs/quickstart.py takes to its first step, and that saving takes of a step.
+
+    Returns:
+      "starts": from the command to the first step done, of a fresh run and of one that goes on from a checkpoint,
+      without and with a warm `train.compilation_cache`; medians of three. "steps": mean of a step, of `num_steps` less
+      the first two, where none and where each is saved; of the config's model and of one twice as wide.
+    """
+    starts, rows = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        _run_script(place, "prepare_data", "--dataset=synthetic_v1", "--data_dir=data")
+        _run_train(place, "fill", 1, *_CACHE, until="train: steps 1/")
+        for cache in ((), _CACHE):
+            seconds: dict[str, list[float]] = {"fresh": [], "resumed": []}
+            for index in range(3):
+                name = f"start_{len(cache)}_{index}"
+                seconds["fresh"].append(_run_train(place, name, 1, *cache, until="train: steps 1/"))
+                _run_train(place, name, 1, *cache, until="train: steps 4/")  # two saves are whole by then
+                seconds["resumed"].append(_run_train(place, name, 1, *cache, until="train: steps "))
+            starts += [
+                {"run": run, "compilation_cache": bool(cache), "seconds": float(np.median(taken))}
+                for run, taken in seconds.items()
+            ]
+        for width in (16, 32):
+            row: dict[str, Any] = {"width": width}
+            for name, every in (("step_seconds", num_steps), ("saved_step_seconds", 1)):
+                run, size = (
+                    f"{name}_{width}",
+                    (f"--config.model.width={width}", f"--config.train.num_steps={num_steps}"),
+                )
+                _run_train(place, run, every, *_CACHE, *size, until="report: ")
+                rates = [record["steps_per_second"] for record in writers.read_lines(place / run / "timing.jsonl")]
+                row[name] = float(np.mean(1 / np.array(rates[2:])))
+            saved = (place / run / "checkpoints" / str(num_steps)).rglob("*")
+            row["checkpoint_bytes"] = sum(path.stat().st_size for path in saved if path.is_file())
+            rows.append(row | {"devices": parallel.describe(), "cores": os.cpu_count()})
+    return {"starts": starts, "steps": rows}
+
+
+_CACHE = ("--config.train.compilation_cache=compiled",)
+
+
+def _run_train(place: Path, workdir: str, saved_every: int, *flags: str, until: str) -> float:
+    """Seconds from the start of a training to the line that it prints; it is killed then."""
+    return _run_script(
+        place,
+        "train",
+        f"--config={faults.ROOT}/configs/quickstart.py",
+        f"--workdir={workdir}",
+        "--config.data.eval_split=",
+        "--config.train.log_every_steps=1",
+        f"--config.train.checkpoint_every_steps={saved_every}",
+        *flags,
+        until=until,
+    )
+
+
+def _run_script(place: Path, script: str, *flags: str, until: str = "prepared: ") -> float:
+    start = time.monotonic()
+    with faults.process(place, script, flags) as (process, told):
+        while until not in told.read_text():
+            if process.poll() not in (None, 0):
+                raise RuntimeError(f"{script}.py ended with {process.poll()}; expected 0: {told.read_text()[-2000:]}")
+            time.sleep(0.005)
+        return time.monotonic() - start
+
+
 def gated_crf_unfolded(
     logits: jax.Array, image: jax.Array, *, radius: int, sigma_color: float, sigma_position: float
 ) -> tuple[jax.Array, jax.Array]:
@@ -216,7 +286,7 @@ def _step_of(
         label = jnp.where(jax.random.uniform(key, shape) < 1e-3, 0, IGNORE).astype(jnp.uint8)
         batch = tiles.Batch(image, label, jnp.ones((devices, rows, DEEPGLOBE.num_classes)))
         plan = jax.random.randint(key, (devices, rows, 4), 0, 2**30)
-        knobs = steps.Knobs(key, jnp.ones(_LOGITS), jnp.array(terms.make_schedules(config.loss)))
+        knobs = steps.Knobs(jax.random.key_data(key), jnp.ones(_LOGITS), jnp.array(terms.make_schedules(config.loss)))
         return batch, plan, knobs
 
     return parallel.map_train_step(step, resident=False), model, tx, make_arguments

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 
 from absl import app, flags, logging
 
+from pcejax import interrupts
 from pcejax.errors import UserError
 
 
 def run(main: Callable[[], None]) -> None:
-    """Parses the flags and calls `main`; ends with exit code 2 and the message alone on a `UserError`."""
+    """Parses the flags and calls `main`.
+
+    Ends with exit code 2 and the message alone on a `UserError`, and with `interrupts.EXIT_CODE` where it was asked to
+    stop.
+    """
     run_command({"": main})
 
 
@@ -26,11 +33,34 @@ def run_command(commands: Mapping[str, Callable[[], None]]) -> None:
             raise UserError(f"got {command!r} beside the flags; expected {told}")
         commands[command]()
 
+    interrupts.install()
     try:
         app.run(start, flags_parser=_parse)
+    except interrupts.Interrupted as stop:
+        print(f"stopped {stop}; the same command goes on", file=sys.stderr)
+        _exit(interrupts.EXIT_CODE)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _exit(2)
+    except Exception:
+        if not _is_one_of_several():
+            raise
+        traceback.print_exc()
+        print("error: above; where another process ended first, its message has the cause", file=sys.stderr)
+        _exit(1)
+
+
+def _exit(code: int) -> None:
+    if _is_one_of_several():
+        # At its exit JAX would wait for the other processes, which wait for this one.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _is_one_of_several() -> bool:
+    return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -13,15 +13,15 @@ import tensorflow_datasets as tfds
 from rich.console import Console
 from rich.table import Table
 
-from pcejax import datasets, label_options, label_tiles, metrics, pictures, runs, tiles, trained, writers
+from pcejax import datasets, label_options, label_tiles, metrics, parallel, pictures, runs, tiles, trained, writers
 from pcejax.errors import UserError
 from pcejax.legend import IGNORE
 
 MAX_PICTURES = 8
 """Tiles of a split whose maps are drawn."""
 
-_WHO_TAUGHT = ("legend", "bands", "labels_hash", "tile_ids")
-"""What of `train.about_run` is not about the budget."""
+_WHO_TAUGHT = ("legend", "bands", "labels_hash", "tile_ids", "devices")
+"""What a checkpoint tells of its run that is not about the budget."""
 
 
 def evaluate(workdir: Path, split: str) -> dict[str, Any]:
@@ -38,6 +38,8 @@ def score_split(model: trained.Trained, builder: tfds.core.DatasetBuilder, split
     labels on parts of all of them it is "within": those pixels and a buffer around them are not scored.
     Where it was taught by their dense masks it is "fit", which tells nothing about other pixels.
 
+    Several processes score a share of the tiles each.
+
     The first tiles' maps are drawn into `report/maps_<split>/`: image and labels, truth, map, confidence.
 
     Raises:
@@ -50,8 +52,12 @@ def score_split(model: trained.Trained, builder: tfds.core.DatasetBuilder, split
     folder.mkdir(parents=True, exist_ok=True)
     matrices = np.zeros((len(raw), legend.num_classes, legend.num_classes), np.int64)
     known_matrices = np.zeros_like(matrices)  # of the known classes' logits alone, where unknown has one
-    progress, pixels, start = writers.Progress(len(raw)), 0, time.monotonic()
-    for index, (tile, image, mask) in enumerate(tiles.decoded(raw)):
+    pixels = np.zeros(len(raw), np.int64)
+    share = range(len(raw))[parallel.process_share()]
+    progress, start = writers.Progress(len(share)), time.monotonic()
+    for done, (index, (tile, image, mask)) in enumerate(
+        zip(share, tiles.decoded([raw[i] for i in share]), strict=True)
+    ):
         if (mask == IGNORE).all():
             raise UserError(f"split {split!r}: tile {tile.tile_id} has no mask; expected labelled tiles")
         logits = model.map_image(model.variables, image)
@@ -62,7 +68,7 @@ def score_split(model: trained.Trained, builder: tfds.core.DatasetBuilder, split
         if config.train_unknown:
             known = logits[..., : legend.num_known].argmax(-1)
             known_matrices[index] = metrics.confusion_matrix(truth, known, legend.num_classes)
-        pixels += mask.size
+        pixels[index] = mask.size
         if index < MAX_PICTURES:
             shown = pictures.as_rgb(image, model.bands)
             if taught is not None:
@@ -70,8 +76,9 @@ def score_split(model: trained.Trained, builder: tfds.core.DatasetBuilder, split
             panels = [shown, pictures.color_map(mask, legend), pictures.color_map(predicted, legend)]
             panels.append(pictures.confidence(scipy.special.softmax(logits, -1).max(-1)))
             pictures.side_by_side(panels).save(folder / f"{tile.tile_id}.png")
-        if index % max(1, len(raw) // 10) == 0 or index + 1 == len(raw):
-            print(f"evaluate {split}: tiles {progress.line(index + 1)}", flush=True)
+        if done % max(1, len(share) // 10) == 0 or done + 1 == len(share):
+            print(f"evaluate {split}: tiles {progress.line(done + 1)}", flush=True)
+    matrices, known_matrices, pixels = (parallel.gather(a).sum(0) for a in (matrices, known_matrices, pixels))
     seconds = time.monotonic() - start
     # Of the truth: labels balanced over classes have no majority.
     majority = int(matrices.sum((0, 2))[: legend.num_known].argmax())
@@ -98,9 +105,10 @@ def score_split(model: trained.Trained, builder: tfds.core.DatasetBuilder, split
         "confusion_matrix": matrices.sum(0).tolist(),
         "tiles": {tile.tile_id: matrix.tolist() for tile, matrix in zip(raw, matrices, strict=True)},
         "seconds": seconds,
-        "megapixels_per_second": pixels / 1e6 / seconds,
+        "megapixels_per_second": int(pixels.sum()) / 1e6 / seconds,
     }
-    writers.write_json(runs.evaluation_path(workdir, split), result)
+    if parallel.is_primary():
+        writers.write_json(runs.evaluation_path(workdir, split), result)
     return result
 
 

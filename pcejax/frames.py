@@ -52,6 +52,7 @@ class Click(NamedTuple):
     row: float
     col: float
     class_text: str
+    stratum: str = ""  # of a point drawn by `reference_points`
 
     def pixel(self, frames: Mapping[str, Frame]) -> tuple[int, int]:
         """(row, col) of the pixel that was clicked.

@@ -21,6 +21,27 @@ def compute(measured: Sequence[StepMetrics]) -> dict[str, float]:
     return {name: average.total / average.count if average.count else 0.0 for name, average in summed.items()}
 
 
+def finite(measured: StepMetrics) -> bool:
+    """Whether all that a step measured is finite, as host values."""
+    return bool(np.isfinite([[average.total, average.count] for average in measured.values()]).all())
+
+
+def to_json(measured: StepMetrics) -> dict[str, Any]:
+    """A step's host values as JSON types; `from_json` gives them back to the last bit."""
+    return {
+        name: [[str(np.asarray(value).dtype), np.asarray(value).item()] for value in (average.total, average.count)]
+        for name, average in measured.items()
+    }
+
+
+def from_json(measured: dict[str, Any]) -> StepMetrics:
+    """What `to_json` was given."""
+    return {
+        name: clu_metrics.Average(*(np.dtype(dtype).type(value) for dtype, value in pair))
+        for name, pair in measured.items()
+    }
+
+
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
     """int64 `[num_classes, num_classes]`, truth by row, prediction by column, IGNORE in the truth left out.
 

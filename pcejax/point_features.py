@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,7 +140,8 @@ def feature_clicks(
             tile_id = _tile_at(where, x, y, fitting)
         frame = frame_of(where, tile_id, frames)
         check_crs(where, crs, tile_id, frame)
-        yield Click(where, tile_id, *frame.to_pixel(x, y), _text(properties["class"]))
+        stratum = _text(properties.get("stratum"))
+        yield Click(where, tile_id, *frame.to_pixel(x, y), _text(properties["class"]), stratum)
 
 
 def _tile_at(where: str, x: float, y: float, frames: Mapping[str, Frame]) -> str:
@@ -166,13 +167,13 @@ def _text(value: Any) -> str:
 
 
 def to_geojson(
-    path: Path, rows: list[tuple[str, int, int, str]], places: list[tuple[float, float]], crs: str | None
+    path: Path, fields: Mapping[str, Sequence[str]], places: list[tuple[float, float]], crs: str | None
 ) -> str:
     """The text of a GeoJSON file.
 
     Args:
       path: of the file, for messages.
-      rows: (tile id, row, col, class name) of each point.
+      fields: the values of each field, one a point.
       places: (x, y) of each point.
       crs: of the places; None for plain images.
 
@@ -182,10 +183,10 @@ def to_geojson(
     features = [
         {
             "type": "Feature",
-            "properties": {"tile_id": tile_id, "class": name},
+            "properties": dict(zip(fields, values, strict=True)),
             "geometry": {"type": "Point", "coordinates": place},
         }
-        for (tile_id, _, _, name), place in zip(rows, places, strict=True)
+        for place, *values in zip(places, *fields.values(), strict=True)
     ]
     member = f'"crs": {json.dumps(_crs_member(path, crs))},\n' if crs else ""
     lines = ",\n".join(json.dumps(feature) for feature in features)
@@ -200,7 +201,7 @@ def _crs_member(path: Path, crs: str) -> dict[str, Any]:
 
 
 def write_geopackage(
-    path: Path, rows: list[tuple[str, int, int, str]], places: list[tuple[float, float]], crs: str | None, layer: str
+    path: Path, fields: Mapping[str, Sequence[str]], places: list[tuple[float, float]], crs: str | None, layer: str
 ) -> None:
     """Writes a GeoPackage of one layer; arguments as `to_geojson`'s.
 
@@ -208,7 +209,6 @@ def write_geopackage(
       UserError: the extra `geo` is missing.
     """
     pyogrio, shapely = import_geo("pyogrio"), import_geo("shapely")
-    fields = {"tile_id": [tile_id for tile_id, *_ in rows], "class": [name for *_, name in rows]}
     with warnings.catch_warnings():
         # pyogrio warns of a layer without CRS; a plain image has none.
         warnings.filterwarnings("ignore", ".*crs.* was not provided", UserWarning)

@@ -12,6 +12,8 @@ only georeferenced tile that covers it.
 `class` is a name of the legend or else, where no class has that name, an id, the one that the masks of the dataset
 have for it. The unknown class teaches nothing, so clicking it is an error.
 
+A sample of reference points, as `reference_points` draws it, has the column or field `stratum` as well.
+
 CSV and GeoJSON in the tile's own EPSG code need nothing but the standard library; the rest needs the extra `geo`.
 """
 
@@ -23,6 +25,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,21 +58,45 @@ def read_points(
       UserError: the file, a point or a class is not as the module says; the message has the file, the line
         (CSV), feature (GeoJSON, counted from 1) or fid (GeoPackage), and the value.
     """
-    path = Path(path)
+    known = range(legend.num_classes) if ids is None else ids
+    found = clicked_classes(read_clicks(Path(path), frames), frames, legend, known)
+    return {
+        tile_id: ranked(found[tile_id], tile_id, frame, seed) for tile_id, frame in frames.items() if tile_id in found
+    }
+
+
+def read_clicks(path: Path, frames: Mapping[str, Frame]) -> list[Click]:
+    """The clicks that a file holds, one or more, as it tells them.
+
+    Raises:
+      UserError: as `read_points`, but of what lies outside its tile or is no class.
+    """
     suffix = path.suffix.lower()
     if suffix == ".csv":
-        clicks = _csv_clicks(path, _read_text(path))
+        clicks = list(_csv_clicks(path, _read_text(path)))
     elif suffix in (".geojson", ".json"):
-        clicks = point_features.feature_clicks(path, *point_features.read_geojson(path, _read_text(path)), frames)
+        clicks = list(point_features.feature_clicks(path, *point_features.read_geojson(path, _read_text(path)), frames))
     elif suffix == ".gpkg":
-        clicks = point_features.feature_clicks(path, *point_features.read_geopackage(path), frames)
+        clicks = list(point_features.feature_clicks(path, *point_features.read_geopackage(path), frames))
     else:
         raise UserError(f"{path}: points in a {suffix!r} file; expected .csv, .geojson or .gpkg")
-    known = range(legend.num_classes) if ids is None else ids
+    if not clicks:
+        raise UserError(f"{path}: no point in it; expected at least one")
+    return clicks
+
+
+def clicked_classes(
+    clicks: Sequence[Click], frames: Mapping[str, Frame], legend: Legend, ids: Sequence[int]
+) -> dict[str, dict[tuple[int, int], int]]:
+    """The class of each clicked (row, col), by tile id.
+
+    Raises:
+      UserError: a click is outside its tile or of no class, or two differ about a pixel.
+    """
     found: dict[str, dict[tuple[int, int], tuple[int, str]]] = {}
     for click in clicks:
         pixel = click.pixel(frames)
-        class_id = _class_id(click, legend, known)
+        class_id = _class_id(click, legend, ids)
         class_before, where_before = found.setdefault(click.tile_id, {}).setdefault(pixel, (class_id, click.where))
         if class_before != class_id:
             raise UserError(
@@ -77,13 +104,7 @@ def read_points(
                 f"{legend.names[class_id]!r} here and {legend.names[class_before]!r} in {where_before}; "
                 "expected one class a pixel; remove one of the two"
             )
-    if not found:
-        raise UserError(f"{path}: no point in it; expected at least one")
-    return {
-        tile_id: ranked({pixel: class_id for pixel, (class_id, _) in found[tile_id].items()}, tile_id, frame, seed)
-        for tile_id, frame in frames.items()
-        if tile_id in found
-    }
+    return {tile: {pixel: class_id for pixel, (class_id, _) in of.items()} for tile, of in found.items()}
 
 
 def ranked(classes: Mapping[tuple[int, int], int], tile_id: str, frame: Frame, seed: int) -> Points:
@@ -107,31 +128,42 @@ def write_points(path: str | Path, points: Mapping[str, Points], frames: Mapping
     Raises:
       UserError: another ending; tiles in several CRSs, which one layer cannot hold; GeoJSON of a CRS without EPSG code.
     """
-    path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in (".csv", ".geojson", ".json", ".gpkg"):
-        raise UserError(f"{path}: points to a {suffix!r} file; expected .csv, .geojson or .gpkg")
     rows = [
         (tile_id, int(row), int(col), legend.names[class_id])
         for tile_id, drawn in points.items()
         for row, col, class_id in zip(drawn.row, drawn.col, drawn.class_id, strict=True)
     ]
+    columns: Mapping[str, list[Any]] = {name: [row[i] for row in rows] for i, name in enumerate(_COLUMNS)}
+    write_columns(Path(path), columns, frames)
+
+
+def write_columns(path: Path, columns: Mapping[str, Sequence[Any]], frames: Mapping[str, Frame]) -> None:
+    """Writes points as `write_points`: `columns` has tile_id, row, col, class and any others, one value a point.
+
+    Raises:
+      UserError: as `write_points`.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".geojson", ".json", ".gpkg"):
+        raise UserError(f"{path}: points to a {suffix!r} file; expected .csv, .geojson or .gpkg")
     partial = path.with_name(f"{path.stem}.partial{suffix}")
     partial.unlink(missing_ok=True)
     if suffix == ".csv":
         with partial.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([_COLUMNS, *rows])
+            csv.writer(file, lineterminator="\n").writerows([columns, *zip(*columns.values(), strict=True)])
     else:
-        systems = {crs_code(crs) if (crs := frames[t].crs) else None for t in points}
+        systems = {crs_code(crs) if (crs := frames[t].crs) else None for t in columns["tile_id"]}
         if len(systems) > 1:
             told = " and ".join(sorted("no CRS" if crs is None else crs[:80] for crs in systems))
             raise UserError(f"{path}: tiles in {told}; expected one CRS a file; write .csv, or a file for each")
         crs = next(iter(systems), None)
-        places = [frames[tile_id].to_map(row + 0.5, col + 0.5) for tile_id, row, col, _ in rows]
+        pixels = zip(*(columns[name] for name in ("tile_id", "row", "col")), strict=True)
+        places = [frames[tile_id].to_map(row + 0.5, col + 0.5) for tile_id, row, col in pixels]
+        fields = {name: values for name, values in columns.items() if name not in ("row", "col")}
         if suffix == ".gpkg":
-            point_features.write_geopackage(partial, rows, places, crs, layer=path.stem)
+            point_features.write_geopackage(partial, fields, places, crs, layer=path.stem)
         else:
-            partial.write_text(point_features.to_geojson(path, rows, places, crs), encoding="utf-8")
+            partial.write_text(point_features.to_geojson(path, fields, places, crs), encoding="utf-8")
     partial.replace(path)
 
 
@@ -159,7 +191,7 @@ def _csv_clicks(path: Path, text: str) -> Iterator[Click]:
                 )
             values = dict(zip(header, (cell.strip() for cell in cells), strict=True))
             row, col = (_number(where, name, values[name]) for name in ("row", "col"))
-            yield Click(where, values["tile_id"], row, col, values["class"])
+            yield Click(where, values["tile_id"], row, col, values["class"], values.get("stratum", ""))
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: {error}; expected CSV, quotes in pairs") from error
 
@@ -204,6 +236,7 @@ def _class_id(click: Click, legend: Legend, ids: Sequence[int]) -> int:
         class_id = legend.num_classes
     if class_id >= legend.num_known:
         what = "the legend's unknown, which teaches nothing" if class_id < legend.num_classes else "not in the legend"
+        what = what if text else "not filled in"
         known = ", ".join(f"{legend.names[i]} ({ids[i]})" for i in range(legend.num_known))
         raise UserError(
             f"{click.where}: class {text!r} is {what}; expected a name or an id of: {known}; "

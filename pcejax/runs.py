@@ -51,6 +51,8 @@ def check_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
 
 def open_workdir(workdir: Path, config: ml_collections.ConfigDict, model: dict[str, Any]) -> None:
     """Writes config, manifest and the model's summary of a run that starts or goes on; `check_config` comes before."""
+    if not parallel.is_primary():
+        return
     writers.write_json(workdir / "config.json", _as_json(config))
     writers.write_json(workdir / "manifest.json", _manifest())
     writers.write_json(workdir / "model.json", model)

@@ -21,7 +21,9 @@ from pcejax.train_state import TrainState, named_key
 class Knobs(NamedTuple):
     """What may differ between runs that share one compilation."""
 
-    key: jax.Array  # the run's random key
+    key_data: (
+        jax.Array
+    )  # uint32 [2], of the run's random key: JAX takes typed keys between processes by way of the host
     class_weights: jax.Array  # float32 [C]
     schedules: jax.Array  # float32 [T, 3], of the loss's terms: see `terms.make_schedules`
 
@@ -45,6 +47,7 @@ def make_train_step(
     cut: Callable[[Any, jax.Array], tiles.Batch],
     ema_decay: float,
     balance_crops: bool = False,
+    accumulation: int = 1,
     bands: datasets.Bands = datasets.RGB,
 ) -> Callable[..., tuple[TrainState, metrics.StepMetrics]]:
     """`train_step(state, source, plan, knobs) -> (state, metrics)` for one device of the axis "data".
@@ -56,82 +59,93 @@ def make_train_step(
       augment: `(keys, image, label) -> views`.
       class_names: of the logits' classes.
       cut: `(source, plan) -> batch`, from what the step gets as its source: resident tiles, or a batch cut before.
+      ema_decay: of the running mean of the parameters, approached from below over the first steps.
       balance_crops: whether the labelled pixels of a class share one weight in each crop, however many they are.
         Points in a cluster come into many anchored crops, and many into each: unbalanced, they drown the others.
+      accumulation: micro-batches that a device's rows are taken in, one after the other: less memory, the same
+        update. Batch norm's statistics are those of a micro-batch.
       bands: of the images.
-      ema_decay: of the running mean of the parameters, approached from below over the first steps.
 
     Returns:
       The step. Its plan is int32 `[b, 4]`, this device's rows of the global batch.
     """
 
-    def train_step(
-        state: TrainState, source: tiles.Tiles | tiles.Batch, plan: jax.Array, knobs: Knobs
-    ) -> tuple[TrainState, metrics.StepMetrics]:
-        batch = cut(source, plan)
-        views = augment(row_keys(knobs.key, "augment", plan), tiles.scale_image(batch.image, bands), batch.label)
+    def see(source: tiles.Tiles | tiles.Batch, plan: jax.Array, knobs: Knobs) -> tuple[dict[str, jax.Array], jax.Array]:
+        """What terms may ask for of each row, and the labelled pixels int32 `[b, C]` of each class."""
+        batch, key = cut(source, plan), jax.random.wrap_key_data(knobs.key_data)
+        views = augment(row_keys(key, "augment", plan), tiles.scale_image(batch.image, bands), batch.label)
         label_mask = views.label != IGNORE
-        labelled_of_class = jnp.stack(
-            [(views.label == class_id).sum((1, 2)) for class_id in range(len(class_names))], -1
-        )
+        counts = jnp.stack([(views.label == class_id).sum((1, 2)) for class_id in range(len(class_names))], -1)
         weights = batch.weights[:, : len(class_names)]
         if balance_crops:
-            weights = weights / jnp.maximum(labelled_of_class, 1)
-        known = {
+            weights = weights / jnp.maximum(counts, 1)
+        rows = {
+            "view": views.image,
+            "other": views.other,
+            "dropout_keys": row_keys(key, "dropout", plan),
             "labels": views.label,
             # Indexed by class: an unlabelled pixel's is 0, whatever class it reads.
             "label_mask": jnp.where(label_mask, jax.vmap(jnp.take)(weights, jnp.where(label_mask, views.label, 0)), 0),
-            "class_weights": knobs.class_weights,
             "image": views.plain,
             "valid": (views.plain > 0).any(-1),
         }
-        if any("teacher_logits" in term.needs for term in loss_terms):
-            teacher_logits = jnp.asarray(model.apply(state.ema_variables(), views.other, train=False))
-            known["teacher_logits"] = jax.lax.stop_gradient(teacher_logits)
-        term_weights = terms.weights_at(knobs.schedules, state.step)
+        return rows, counts
 
-        def local_loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array, Any]]:
-            variables = {"params": params, "batch_stats": state.batch_stats}
-            keys = row_keys(knobs.key, "dropout", plan)
-            logits, changed = model.apply(
-                variables, views.image, train=True, dropout_keys=keys, mutable=["batch_stats"]
-            )
-            values = known | {"logits": logits}
-            pairs = [term.function(**{name: values[name] for name in term.needs}) for term in loss_terms]
-            sums, local_weights = (jnp.stack(column) for column in zip(*pairs, strict=True))
-            # A term's weight comes from the batch, not from the parameters: nothing flows through this sum.
-            weight_sums = jax.lax.psum(jax.lax.stop_gradient(local_weights), parallel.AXIS)
-            # Nothing of it in the whole batch: sum and gradient are 0, and so is what they are divided by.
-            means = sums / jnp.where(weight_sums > 0, weight_sums, 1)
-            correct = jnp.sum((jnp.argmax(logits, -1) == views.label) & label_mask)
-            return jnp.sum(term_weights * means), (sums, weight_sums, correct, changed.get("batch_stats", {}))
+    def evaluate_terms(rows: dict[str, jax.Array], logits: jax.Array, knobs: Knobs) -> tuple[jax.Array, jax.Array]:
+        """Sum and weight `[T]` of each term."""
+        known = rows | {"logits": logits, "class_weights": knobs.class_weights}
+        pairs = [term.function(**{name: known[name] for name in term.needs}) for term in loss_terms]
+        sums, weights = zip(*pairs, strict=True)
+        return jnp.stack(sums), jnp.stack(weights)
+
+    def with_teacher(rows: dict[str, jax.Array], state: TrainState) -> dict[str, jax.Array]:
+        if not any("teacher_logits" in term.needs for term in loss_terms):
+            return rows
+        teacher_logits = jnp.asarray(model.apply(state.ema_variables(), rows["other"], train=False))
+        return rows | {"teacher_logits": jax.lax.stop_gradient(teacher_logits)}
+
+    def train_step(
+        state: TrainState, source: tiles.Tiles | tiles.Batch, plan: jax.Array, knobs: Knobs
+    ) -> tuple[TrainState, metrics.StepMetrics]:
+        rows, counts = see(source, plan, knobs)
+
+        def apply(params: Any, batch_stats: Any, part: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
+            variables = {"params": params, "batch_stats": batch_stats}
+            keys = part["dropout_keys"]
+            return model.apply(variables, part["view"], train=True, dropout_keys=keys, mutable=["batch_stats"])
+
+        # A term's weight comes from the batch, whatever the logits are: it is known, of the global batch, beforehand.
+        logits = jax.eval_shape(apply, state.params, state.batch_stats, rows)[0]
+        blank = jnp.zeros(logits.shape, logits.dtype)
+        weight_sums = jax.lax.psum(evaluate_terms(rows | {"teacher_logits": blank}, blank, knobs)[1], parallel.AXIS)
+        # Nothing of it in the whole batch: sum and gradient are 0, and so is what they are divided by.
+        shares = terms.weights_at(knobs.schedules, state.step) / jnp.where(weight_sums > 0, weight_sums, 1)
+
+        def local_loss(
+            params: Any, batch_stats: Any, part: dict[str, jax.Array]
+        ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
+            logits, changed = apply(params, batch_stats, part)
+            sums, _ = evaluate_terms(with_teacher(part, state), logits, knobs)
+            correct = jnp.sum((jnp.argmax(logits, -1) == part["labels"]) & (part["labels"] != IGNORE))
+            return jnp.sum(shares * sums), (sums, correct, changed.get("batch_stats", {}))
 
         # This device's part of the loss, and its gradient, added up afterwards: the gradient of a psum would be too
         # large by the number of devices.
-        (loss, (sums, weight_sums, correct, batch_stats)), grads = jax.value_and_grad(local_loss, has_aux=True)(
-            state.params
+        batch_stats, size, added = state.batch_stats, len(plan) // accumulation, None
+        for start in range(0, len(plan), size):
+            part = {name: array[start : start + size] for name, array in rows.items()}
+            (loss, (sums, correct, batch_stats)), grads = jax.value_and_grad(local_loss, has_aux=True)(
+                state.params, batch_stats, part
+            )
+            one_more = grads, loss, sums, correct
+            added = one_more if added is None else jax.tree.map(jnp.add, added, one_more)
+            # The next micro-batch waits for this one, so that only one's activations are there.
+            added, batch_stats, rows = jax.lax.optimization_barrier((added, batch_stats, rows))
+        unlabelled_crops = jnp.sum(counts.sum(-1) == 0)
+        (grads, loss, sums, correct), counts, unlabelled_crops, crops = jax.lax.psum(
+            (added, counts.sum(0), unlabelled_crops, len(plan)), parallel.AXIS
         )
-        unlabelled_crops = jnp.sum(~label_mask.any((1, 2)))
-        grads, loss, sums, correct, labelled_of_class, unlabelled_crops, crops = jax.lax.psum(
-            (grads, loss, sums, correct, labelled_of_class.sum(0), unlabelled_crops, len(plan)), parallel.AXIS
-        )
-        labelled = labelled_of_class.sum()
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
-
-        def towards(mean: jax.Array, new: jax.Array) -> jax.Array:
-            return mean + (1 - decay).astype(mean.dtype) * (new - mean)
-
-        new_state = TrainState(
-            step=state.step + 1,
-            params=params,
-            batch_stats=batch_stats,
-            opt_state=opt_state,
-            ema_params=jax.tree.map(towards, state.ema_params, params),
-            ema_batch_stats=jax.tree.map(towards, state.ema_batch_stats, batch_stats),
-        )
-        one = jnp.float32(1)
+        labelled, grad_norm, one = counts.sum(), optax.tree.norm(grads), jnp.float32(1)
         measured = {
             "loss": Average(loss, one),
             **{
@@ -139,17 +153,37 @@ def make_train_step(
                 for term, total, weight in zip(loss_terms, sums, weight_sums, strict=True)
             },
             "accuracy": Average(correct, labelled),
-            "grad_norm": Average(optax.tree.norm(grads), one),
+            "grad_norm": Average(grad_norm, one),
             "labelled_pixels": Average(labelled, one),
-            **{
-                f"labelled_pixels/{name}": Average(count, one)
-                for name, count in zip(class_names, labelled_of_class, strict=True)
-            },
+            **{f"labelled_pixels/{name}": Average(count, one) for name, count in zip(class_names, counts, strict=True)},
             "unlabelled_crops": Average(unlabelled_crops, crops),
         }
-        return new_state, measured
+        new = _updated(state, grads, batch_stats, tx, ema_decay)
+        # Where it is not finite nothing of the update is kept; the host counts such steps, and ends the run.
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        return jax.tree.map(lambda x, old: jnp.where(finite, x, old), new, state)._replace(step=new.step), measured
 
     return train_step
+
+
+def _updated(
+    state: TrainState, grads: Any, batch_stats: Any, tx: optax.GradientTransformation, ema_decay: float
+) -> TrainState:
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+
+    def towards(mean: jax.Array, new: jax.Array) -> jax.Array:
+        return mean + (1 - decay).astype(mean.dtype) * (new - mean)
+
+    return TrainState(
+        step=state.step + 1,
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        ema_params=jax.tree.map(towards, state.ema_params, params),
+        ema_batch_stats=jax.tree.map(towards, state.ema_batch_stats, batch_stats),
+    )
 
 
 def make_eval_step(

@@ -7,8 +7,8 @@ dataset prepared anew is never taken for the old one.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def mapped(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
     """The array at `path`, read-only and mapped; made and written first where it is not there yet."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".partial-{os.getpid()}")
+        partial = path.with_suffix(f".partial-{uuid.uuid4().hex}")  # processes of several hosts may make it at once
         try:
             with partial.open("wb") as file:
                 np.save(file, make())

@@ -6,14 +6,13 @@ import functools
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 from clu import parameter_overview
 
 from pcejax import (
@@ -21,25 +20,26 @@ from pcejax import (
     datasets,
     evaluate,
     input_pipeline,
-    losses,
+    interrupts,
     metrics,
     models,
     optimizer,
     parallel,
     runs,
     steps,
+    taught,
     terms,
     tiled_inference,
     tiles,
     trained,
+    training_log,
     writers,
 )
 from pcejax.checkpoints import Checkpoints
 from pcejax.errors import UserError
 from pcejax.label_options import describe, label_options
-from pcejax.legend import IGNORE, Legend
 from pcejax.models import pretrained, summary
-from pcejax.train_state import create_train_state
+from pcejax.train_state import TrainState, create_train_state, state_shapes
 
 _DECODING_EVERY = 5.0  # seconds between lines of progress
 
@@ -50,7 +50,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
     Resuming, in this order:
       1. the workdir's config must be this one;
       2. tiles are decoded and points drawn again, a pure function of config and dataset;
-      3. the newest checkpoint must have been taught by the same labels; its state is restored;
+      3. the newest checkpoint that is whole must have been taught by the same labels; its state is restored, and what
+         was measured since its last record;
       4. records of later steps are dropped, and the plan starts at the state's step.
 
     Returns:
@@ -58,48 +59,54 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
       dataset of points alone has no mask to score.
 
     Raises:
-      UserError: config, dataset and workdir do not fit, or the loss is not finite.
+      UserError: config, dataset and workdir do not fit, or a loss is not finite.
+      Interrupted: a signal asked the run to stop; what it had done is saved.
     """
     _check(config)
     runs.check_config(workdir, config)
     result = _finished(config, workdir)
+    parallel.check_same(f"{config.to_json()} {result is None}", "the config, or whether the run is done,")
     if result is not None:
         scored = " and scored" if result else ""
         print(f"{workdir}: done already, {config.train.num_steps} steps trained{scored}", flush=True)
         return result
+    if config.train.compilation_cache:
+        parallel.cache_compilations(config.train.compilation_cache)
     builder = datasets.open_dataset(config.data.name, config.data.data_dir)
     legend = datasets.legend_of(builder)
     num_logits = trained.num_logits(config, legend)
     model = models.create_model(config.model, num_logits, axis_name=parallel.AXIS)
     eval_model = models.create_model(config.model, num_logits)
     bands = datasets.bands_of(builder)
+    image_shape = (1, config.data.crop, config.data.crop, bands.num)
+    tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps, config.model.frozen_stages)
     # Weights that cannot be had end the run before it decodes tiles; a run that goes on has them in its checkpoint.
-    initial = pretrained.variables(config.model, bands.num) if _latest_step(workdir) is None else {}
+    initial = _initial(config, workdir, state_shapes(eval_model, tx, image_shape), bands)
     map_image = tiled_inference.make_mapper(steps.make_eval_step(eval_model, bands), config)
     eval_tiles = tiles.read(builder, config.data.eval_split) if config.data.eval_split else []
     eval_tile_ids = [tile.tile_id for tile in eval_tiles]
     tile_set = tiles.load(config, _print_decoding())
     input_pipeline.check(config, tile_set)
-    about = about_run(tile_set, legend, bands)
-    about["class_weights"] = _class_weights(config, legend.names[:num_logits], about["label_counts"])
+    about = taught.about_run(config, tile_set, legend, bands)
     evaluate.protocol(config, about, eval_tile_ids, config.data.eval_split)  # a mixed split ends the run here
-    image_shape = (1, config.data.crop, config.data.crop, bands.num)
     model_summary = summary.model_summary(eval_model, config.model, image_shape)
     runs.open_workdir(workdir, config, model_summary)
 
-    tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps, config.model.frozen_stages)
     key = jax.random.key(config.seed)
     state = create_train_state(eval_model, tx, key, image_shape, initial)
-    with Checkpoints(workdir) as checkpoints:
+    keep, keep_every_steps = config.train.keep_checkpoints, config.train.keep_every_steps
+    with Checkpoints(workdir, keep=keep, keep_every_steps=keep_every_steps) as checkpoints:
+        unlogged: list[metrics.StepMetrics] = []
         if checkpoints.latest_step() is not None:
-            _check_labels(checkpoints.about(), about, workdir)
-            state = checkpoints.restore(state)
+            taught.check_labels(checkpoints.about(), about, workdir)
+            state, unlogged = checkpoints.restore(state), list(map(metrics.from_json, checkpoints.unlogged()))
             print(f"resumed at step {int(state.step)} of {config.train.num_steps}", flush=True)
+            _print_changed_devices(checkpoints.about())
         else:
             print(parameter_overview.get_parameter_overview(state.params, include_stats=False), flush=True)
-            if initial:
-                print(f"encoder: {pretrained.describe(config.model)}", flush=True)
         step = first_step = int(state.step)
+        parallel.check_same(f"{about['labels_hash']} {step}", "the labels, or the checkpoint,")
+        checkpoints.discard_after(step)
         print(f"model: {summary.describe(model_summary)}", flush=True)
         _print_start(config, tile_set, about)
 
@@ -114,85 +121,76 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
                 cut=functools.partial(tiles.cut, size=config.data.crop) if resident else lambda batch, plan: batch,
                 ema_decay=config.train.ema_decay,
                 balance_crops=config.loss.balance_crops,
+                accumulation=config.train.accumulation,
                 bands=bands,
             ),
             resident=resident,
         )
-        schedule = optimizer.make_schedule(config.optimizer, config.train.num_steps)
-        writer = writers.Writer(workdir, first_step)
+        log = training_log.TrainingLog(config, workdir, tile_set, first_step, unlogged)
+        due = _Due(config)
         state = parallel.replicate(state)
-        knobs = parallel.replicate(
-            steps.Knobs(
-                key, jnp.array(list(about["class_weights"].values())), jnp.array(terms.make_schedules(config.loss))
-            )
-        )
+        class_weights = jnp.array(list(about["class_weights"].values()))
+        schedules = jnp.array(terms.make_schedules(config.loss))
+        knobs = parallel.replicate(steps.Knobs(jax.random.key_data(key), class_weights, schedules))
 
         def score(state: Any) -> dict[str, Any]:
             model = trained.Trained(config, legend, bands, about, step, state.ema_variables(), map_image)
             return evaluate.score_split(model, builder, config.data.eval_split, workdir)
 
-        progress, measured, logged = writers.Progress(config.train.num_steps, step), [], (step, time.monotonic())
         # Nothing crosses between host and device in the loop but what says so: the plan in, metrics out.
-        with jax.transfer_guard("disallow"):
+        with interrupts.deferred() as interrupted, jax.transfer_guard("disallow"):
             for source, plan in input_pipeline.feed(config, tile_set, first_step):
                 state, step_metrics = train_step(state, source, plan, knobs)
-                measured.append(step_metrics)
                 step += 1
-                last = step == config.train.num_steps
-                if step % config.train.log_every_steps == 0 or last:
-                    values = metrics.compute(parallel.to_host(measured))
-                    measured = []
-                    if not all(math.isfinite(value) for value in values.values()):
-                        raise UserError(
-                            f"steps {logged[0] + 1} to {step}: not finite: {values}; the checkpoint before is kept; "
-                            "lower optimizer.learning_rate, or raise optimizer.warmup_steps"
-                        )
-                    now = time.monotonic()
-                    timing = {"steps_per_second": (step - logged[0]) / (now - logged[1])}
-                    logged = (step, now)
-                    with jax.transfer_guard("allow"):
-                        values["learning_rate"] = float(schedule(step - 1))
-                    writer.scalars(step, values, timing)
-                    print(
-                        f"train: steps {progress.line(step)}, loss {values['loss']:.4f}, "
-                        f"accuracy at labels {values['accuracy']:.3f}",
-                        flush=True,
-                    )
+                log.add(step, step_metrics)
+                # Several processes agree where they wait for the devices anyway.
+                agreeing = jax.process_count() == 1 or step % config.train.log_every_steps == 0
+                last, stop = step == config.train.num_steps, agreeing and parallel.any_process(interrupted())
                 if config.train.eval_every_steps and step % config.train.eval_every_steps == 0 and not last:
-                    writer.scalars(step, {"miou": score(state)["miou"]}, {})
+                    log.scalars(step, {"miou": score(state)["miou"]})
+                    every = config.train.pictures_every_evaluations * config.train.eval_every_steps
+                    if every and step % every == 0:
+                        log.pictures(step, runs.pictures_folder(workdir, config.data.eval_split))
                 # After all records of the step: a run that goes on from here has them.
-                if step % config.train.checkpoint_every_steps == 0 or last:
-                    checkpoints.save(state, about)
-    writer.close()
+                if last or stop or due.save(step):
+                    checkpoints.save(state, about | {"devices": parallel.describe()}, log.unlogged())
+                if stop and not last:
+                    break
+        log.close()
+    if step < config.train.num_steps:
+        parallel.leave()
+        raise interrupts.Interrupted(f"by {interrupts.name()} at step {step}, which is saved")
     # The last checkpoint is on disk: scores of the last step mean that nothing is left to do.
     return score(state) if config.data.eval_split else {}
 
 
-def about_run(tile_set: tiles.TileSet, legend: Legend, bands: datasets.Bands) -> dict[str, Any]:
-    """What a checkpoint tells of the run's labels, as JSON types.
+class _Due:
+    """When a checkpoint is due: by steps, and by minutes since the one before."""
 
-    label_counts: labelled pixels at the training scale, by class; labels_per_tile: on the tile with the
-    fewest and with the most; labelled_share: of all pixels of the tiles. point_counts: points by the class
-    that they got, empty where none were clicked. underfull: by class, the tiles on which the class,
-    or one of its components, got fewer points than the budget.
-    """
-    per_tile = [np.bincount(label.reshape(-1), minlength=IGNORE + 1) for label in tile_set.labels]
-    counts = np.sum(per_tile, axis=0)
-    labelled = [int(tile[:IGNORE].sum()) for tile in per_tile]
-    clicked = np.concatenate([*(p.class_id for p in tile_set.points if p is not None), np.zeros(0, int)])
-    point_counts = np.bincount(clicked, minlength=legend.num_classes)
-    short = np.bincount(np.concatenate([*tile_set.underfull, []]).astype(int), minlength=legend.num_classes)
-    return {
-        "legend": legend.to_dict(),
-        "bands": bands._asdict(),
-        "labels_hash": tile_set.hash(),
-        "tile_ids": tile_set.tile_ids,
-        "label_counts": {name: int(counts[class_id]) for class_id, name in enumerate(legend.names)},
-        "labels_per_tile": [min(labelled), max(labelled)],
-        "labelled_share": float(counts[:IGNORE].sum() / counts.sum()),
-        "point_counts": {name: int(n) for name, n in zip(legend.names, point_counts, strict=True) if n},
-        "underfull": {name: int(n) for name, n in zip(legend.names, short, strict=True) if n},
-    }
+    def __init__(self, config: ml_collections.ConfigDict):
+        self._every_steps = config.train.checkpoint_every_steps
+        self._every_seconds = 60 * config.train.checkpoint_every_minutes or math.inf
+        self._saved = time.monotonic()
+
+    def save(self, step: int) -> bool:
+        due = step % self._every_steps == 0 or time.monotonic() - self._saved > self._every_seconds
+        if due:
+            self._saved = time.monotonic()
+        return due
+
+
+def _initial(
+    config: ml_collections.ConfigDict, workdir: Path, shapes: TrainState, bands: datasets.Bands
+) -> dict[str, Any]:
+    """What a fresh run starts from instead of random variables: another run's, or pretrained ones; {} for none."""
+    if _latest_step(workdir) is not None:
+        return {}
+    if config.init_from:
+        return trained.variables_for(Path(config.init_from), shapes)
+    initial = pretrained.variables(config.model, bands.num)
+    if initial:
+        print(f"encoder: {pretrained.describe(config.model)}", flush=True)
+    return initial
 
 
 def _finished(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any] | None:
@@ -214,7 +212,12 @@ def _latest_step(workdir: Path) -> int | None:
 
 
 def _check(config: ml_collections.ConfigDict) -> None:
-    parallel.rows_per_device(config.train.batch_size, "train.batch_size")
+    rows = parallel.rows_per_device(config.train.batch_size, "train.batch_size")
+    if config.train.accumulation < 1 or rows % config.train.accumulation:
+        raise UserError(
+            f"train.accumulation={config.train.accumulation}; expected a divisor of {rows}, the crops of a step that "
+            "each device takes"
+        )
     label_options(config.points)
     terms.make_terms(config.loss)
     if config.loss.unknown_class_cross_entropy.weight and not config.train_unknown:
@@ -227,6 +230,11 @@ def _check(config: ml_collections.ConfigDict) -> None:
         ("log_every_steps", 1),
         ("checkpoint_every_steps", 1),
         ("eval_every_steps", 0),
+        ("checkpoint_every_minutes", 0),
+        ("keep_checkpoints", 1),
+        ("keep_every_steps", 0),
+        ("pictures_every_evaluations", 0),
+        ("max_skipped_steps", 0),
     ):
         if config.train[field] < least:
             raise UserError(f"train.{field}={config.train[field]}; expected {least} or more")
@@ -235,38 +243,12 @@ def _check(config: ml_collections.ConfigDict) -> None:
             f"train.eval_every_steps={config.train.eval_every_steps} with data.eval_split=''; expected a split to "
             "score; name one, or set train.eval_every_steps to 0"
         )
-    if config.train.checkpoint_every_steps % config.train.log_every_steps:
+    start, *stop = config.train.profile_steps or (2, 2)
+    if len(stop) != 1 or not 2 <= start <= stop[0]:
         raise UserError(
-            f"train.checkpoint_every_steps={config.train.checkpoint_every_steps}; expected a multiple of "
-            f"train.log_every_steps={config.train.log_every_steps}, so that a run that was cut logs what one that was "
-            "not logs"
+            f"train.profile_steps={config.train.profile_steps}; expected (first, last), after step 1, which compiles; "
+            "or () for none"
         )
-
-
-def _check_labels(old: dict[str, Any], new: dict[str, Any], workdir: Path) -> None:
-    if old["labels_hash"] != new["labels_hash"]:
-        raise UserError(
-            f"{workdir}: the checkpoint was taught by other labels ({old['label_counts']}) than config and dataset "
-            f"give now ({new['label_counts']}); was the dataset prepared anew? restore it, or take another --workdir"
-        )
-
-
-def _class_weights(
-    config: ml_collections.ConfigDict, names: Sequence[str], label_counts: dict[str, int]
-) -> dict[str, float]:
-    """The weight of each class that has a logit: from the config, or from the counts of the labels that teach."""
-    loss = config.loss
-    if loss.effective_number_beta:
-        if loss.class_weights:
-            raise UserError("loss.class_weights and loss.effective_number_beta are both set; expected one of them")
-        counts = np.array([label_counts[name] for name in names])
-        return dict(
-            zip(names, losses.effective_number_weights(counts, loss.effective_number_beta).tolist(), strict=True)
-        )
-    weights = loss.class_weights or (1.0,) * len(names)
-    if len(weights) != len(names):
-        raise UserError(f"loss.class_weights has {len(weights)} values; expected {len(names)}, one for each logit")
-    return dict(zip(names, map(float, weights), strict=True))
 
 
 def _print_decoding() -> Callable[[int, int], None]:
@@ -282,14 +264,25 @@ def _print_decoding() -> Callable[[int, int], None]:
     return on_tile
 
 
+def _print_changed_devices(old: dict[str, Any]) -> None:
+    if old["devices"] != parallel.describe():
+        print(
+            f"devices: {old['devices']} before, {parallel.describe()} now: the run goes on, and is no longer bit for "
+            "bit the one that nothing cut",
+            flush=True,
+        )
+
+
 def _print_start(config: ml_collections.ConfigDict, tile_set: tiles.TileSet, about: dict[str, Any]) -> None:
     counts = ", ".join(f"{name} {count}" for name, count in about["label_counts"].items() if count)
     unlabelled = len(tile_set.images) - len(tile_set.tile_ids)
     images = f"{len(tile_set.tile_ids)} labelled{f' and {unlabelled} unlabelled' if unlabelled else ''}"
     megabytes = sum(image.nbytes for image in tile_set.images) / 1e6
+    per_device, accumulation = config.train.batch_size // jax.device_count(), config.train.accumulation
     place = "on each device" if config.data.tiles == "device" else "on the host"
     print(
-        f"devices: {parallel.describe()}, {config.train.batch_size // jax.device_count()} crops each a step\n"
+        f"devices: {parallel.describe()}; a step has {config.train.batch_size} crops, {per_device} on each device"
+        f"{f', in {accumulation} micro-batches' if accumulation > 1 else ''}\n"
         f"tiles: {images}, {megabytes:.0f} MB of images {place}\n"
         f"labels: {describe(label_options(config.points))}: {about['labelled_share']:.6%} of the pixels: {counts}",
         flush=True,

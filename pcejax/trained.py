@@ -6,13 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
+import flax.traverse_util
 import ml_collections
 import numpy as np
 
 from pcejax import datasets, models, optimizer, parallel, runs, steps, tiled_inference
 from pcejax.checkpoints import Checkpoints
+from pcejax.errors import UserError
 from pcejax.legend import Legend
-from pcejax.train_state import state_shapes
+from pcejax.train_state import TrainState, state_shapes
 
 
 class Trained(NamedTuple):
@@ -21,7 +24,7 @@ class Trained(NamedTuple):
     config: ml_collections.ConfigDict
     legend: Legend
     bands: datasets.Bands
-    about: dict[str, Any]  # what the checkpoint tells of the run's labels: see train.about_run
+    about: dict[str, Any]  # what the checkpoint tells of the run's labels: see taught.about_run
     step: int
     variables: Any  # the running means, on the devices
     map_image: Callable[[Any, np.ndarray], np.ndarray]  # variables, image [H, W, bands] -> logits [H, W, C]
@@ -38,14 +41,48 @@ def load(workdir: Path) -> Trained:
     Raises:
       UserError: there is no run, or no checkpoint.
     """
+    config, about, model, state = _restore(workdir)
+    legend, bands = Legend.from_dict(about["legend"]), datasets.Bands.from_dict(about["bands"])
+    map_image = tiled_inference.make_mapper(steps.make_eval_step(model, bands), config)
+    return Trained(config, legend, bands, about, int(state.step), parallel.replicate(state.ema_variables()), map_image)
+
+
+def load_state(workdir: Path) -> TrainState:
+    """The newest checkpoint's state of the run in `workdir`, as host arrays; raises as `load`."""
+    return _restore(workdir)[-1]
+
+
+def _restore(workdir: Path) -> tuple[ml_collections.ConfigDict, dict[str, Any], nn.Module, TrainState]:
     config = runs.read_config(workdir)
     with Checkpoints(workdir) as checkpoints:
         about = checkpoints.about()
-        legend = Legend.from_dict(about["legend"])
-        model = models.create_model(config.model, num_logits(config, legend))
+        model = models.create_model(config.model, num_logits(config, Legend.from_dict(about["legend"])))
         tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps, config.model.frozen_stages)
-        bands = datasets.Bands.from_dict(about["bands"])
-        shape = (1, config.data.crop, config.data.crop, bands.num)
-        state = checkpoints.restore(state_shapes(model, tx, shape))
-    map_image = tiled_inference.make_mapper(steps.make_eval_step(model, bands), config)
-    return Trained(config, legend, bands, about, int(state.step), parallel.replicate(state.ema_variables()), map_image)
+        shape = (1, config.data.crop, config.data.crop, datasets.Bands.from_dict(about["bands"]).num)
+        return config, about, model, checkpoints.restore(state_shapes(model, tx, shape))
+
+
+def variables_for(workdir: Path, shapes: TrainState) -> dict[str, Any]:
+    """The running means of the run in `workdir`, for a run of another config to start from; tells what is taken.
+
+    Args:
+      workdir: of the other run.
+      shapes: of the state that starts. A variable is taken where it has the name and the shape of one of these.
+
+    Returns:
+      {"params": ..., "batch_stats": ...} as host arrays, as much of it as there is.
+
+    Raises:
+      UserError: there is no run, no checkpoint, or nothing of it fits.
+    """
+    have = flax.traverse_util.flatten_dict(parallel.to_host(load(workdir).variables), sep="/")
+    wanted = flax.traverse_util.flatten_dict({"params": shapes.params, "batch_stats": shapes.batch_stats}, sep="/")
+    taken = {name: have[name] for name, leaf in wanted.items() if name in have and have[name].shape == leaf.shape}
+    if not taken:
+        raise UserError(f"init_from={str(workdir)!r}: none of its variables has name and shape of one of this model's")
+    print(f"start: {len(taken)} of {len(wanted)} variables from {workdir}", flush=True)
+    for name in sorted({*wanted, *have} - {*taken}):
+        here = wanted[name].shape if name in wanted else "none"
+        there = have[name].shape if name in have else "none"
+        print(f"start: not taken: {name}: {there} there, {here} here", flush=True)
+    return flax.traverse_util.unflatten_dict(taken, sep="/")

@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tensorboardX import SummaryWriter
+
+from pcejax import parallel
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
@@ -36,25 +39,38 @@ def write_json(path: Path, value: Any) -> None:
 
 
 class Writer:
-    """The records of a run in its workdir: `metrics.jsonl` (deterministic), `timing.jsonl` (not), `tensorboard/`."""
+    """The records of a run in its workdir: `metrics.jsonl` (deterministic), `timing.jsonl` (not), `tensorboard/`.
+
+    Of several processes the primary one writes.
+    """
 
     def __init__(self, workdir: Path, resumed_step: int):
         self._workdir = workdir
+        if not parallel.is_primary():
+            return
         for name in ("metrics.jsonl", "timing.jsonl"):
             _drop_after(workdir / name, resumed_step)
         self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_step + 1)
 
     def scalars(self, step: int, values: Mapping[str, float], timing: Mapping[str, float]) -> None:
         """Writes what was measured up to `step`."""
+        if not parallel.is_primary():
+            return
         append_line(self._workdir / "metrics.jsonl", {"step": step, **values})
         if timing:
             append_line(self._workdir / "timing.jsonl", {"step": step, **timing})
         for name, value in {**values, **timing}.items():
             self._tensorboard.add_scalar(name, value, step)
 
+    def picture(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Shows a picture uint8 `[H, W, 3]` of `step` on TensorBoard."""
+        if parallel.is_primary():
+            self._tensorboard.add_image(name, picture, step, dataformats="HWC")
+
     def close(self) -> None:
         """Flushes the event file."""
-        self._tensorboard.close()
+        if parallel.is_primary():
+            self._tensorboard.close()
 
 
 def _drop_after(path: Path, step: int) -> None:

@@ -4,8 +4,11 @@
 scripts/benchmark.py input [--steps=40] [--config.data.host_threads=2]   crops a second that reach the device
 scripts/benchmark.py models [--size=512]                                 what each config's model costs
 scripts/benchmark.py losses [--steps=5] [--config.data.crop=128]         what each term of the loss costs
+scripts/benchmark.py faults [--kills=40] [--seed=0]                      whether runs that are killed lose anything
+scripts/benchmark.py restarts [--steps=40]                               what a start, a save and a restart cost
 """
 
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -17,6 +20,8 @@ from pcejax import cli
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/default.py", "Config file.", lock_config=True)
 _JSON = flags.DEFINE_string("json", None, "Also write the figures there.")
 _SIZE = flags.DEFINE_integer("size", 512, "Side of the crop that models are measured on.")
+_KILLS = flags.DEFINE_integer("kills", 40, "Times that a process is killed.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the moments of the kills.")
 _STEPS = flags.DEFINE_integer("steps", 40, "Steps that are measured; as many before them warm up.")
 
 
@@ -54,5 +59,35 @@ def measure_losses() -> None:
         writers.write_json(Path(_JSON.value), rows)
 
 
+def measure_faults() -> None:
+    from pcejax import faults, writers
+
+    result = faults.measure_faults(_KILLS.value, _SEED.value)
+    phases = ", ".join(f"{name} {count}" for name, count in result["phases"].items() if count)
+    told = "; ".join(result["differences"]) or "dataset, final state, metrics.jsonl, scores and files equal"
+    print(f"{len(result['kills'])} kills: {phases}; {told}", flush=True)
+    if _JSON.value:
+        writers.write_json(Path(_JSON.value), result)
+    sys.exit(bool(result["differences"]))
+
+
+def measure_restarts() -> None:
+    from pcejax import benchmarks, writers
+
+    result = benchmarks.measure_restarts(_STEPS.value)
+    for row in result["starts"]:
+        cache = "a warm" if row["compilation_cache"] else "no"
+        print(f"{row['run']} run with {cache} compilation cache: {row['seconds']:.1f} s to its first step", flush=True)
+    for row in result["steps"]:
+        print(
+            f"width {row['width']}: step {row['step_seconds']:.3f} s, with a save {row['saved_step_seconds']:.3f} s, "
+            f"checkpoint {row['checkpoint_bytes'] / 1e6:.1f} MB, on {row['devices']}",
+            flush=True,
+        )
+    if _JSON.value:
+        writers.write_json(Path(_JSON.value), result)
+
+
 if __name__ == "__main__":
-    cli.run_command({"input": measure_input, "losses": measure_losses, "models": measure_models})
+    commands = (measure_faults, measure_input, measure_losses, measure_models, measure_restarts)
+    cli.run_command({command.__name__.removeprefix("measure_"): command for command in commands})

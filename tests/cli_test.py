@@ -98,6 +98,25 @@ def test_a_value_of_another_type_starts_nothing():
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--workdir=runs/unet"],
+        ["--map=map.tif"],
+        ["--map=map.tif", "--reference_points=points.csv", "--workdir=runs/unet"],
+        ["--map=map.tif", "--split=test", "--workdir=runs/unet"],
+    ],
+)
+def test_neither_a_run_nor_a_map_to_score_is_told(arguments):
+    ended = subprocess.run(
+        [sys.executable, "scripts/evaluate.py", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert_message(
+        ended, "expected --workdir and --split to score a run, or --map and --reference_points to score a map"
+    )
+
+
 LIST_MODULES = """
 import runpy, sys
 sys.argv = sys.argv[1:]

@@ -4,19 +4,18 @@ import filecmp
 import html
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 from runs_for_tests import save_image
 
-from pcejax import writers
-from pcejax.checkpoints import Checkpoints
+from pcejax import faults, interrupts, writers
 from pcejax.legend import DEEPGLOBE, decode_mask
 from pcejax.models import summary
 
@@ -76,22 +75,6 @@ def training(workdir, *overrides):
     )
 
 
-def kill_at(place, line, *arguments):
-    """Starts a training, and kills it with SIGKILL once it has printed `line`; returns what it had printed."""
-    process = subprocess.Popen(
-        command("train", *arguments), cwd=place, env=environment(place), stdout=subprocess.PIPE, text=True
-    )
-    told = ""
-    for printed in process.stdout:
-        told += printed
-        if line in printed:
-            break
-    process.send_signal(signal.SIGKILL)
-    process.stdout.close()
-    assert process.wait() == -signal.SIGKILL, told
-    return told
-
-
 def assert_ended_well(ended):
     assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr
@@ -110,16 +93,6 @@ def assert_refused(ended, *told):
 
 def files_of(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def final_state(workdir):
-    """The arrays of the newest checkpoint, by name."""
-    import orbax.checkpoint as ocp
-
-    with Checkpoints(workdir) as checkpoints:
-        step = checkpoints.latest_step()
-    tree = ocp.StandardCheckpointer().restore(workdir.absolute() / "checkpoints" / str(step) / "state")
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +160,7 @@ def test_every_logged_step_is_there_once_and_in_order(uncut):
 def test_the_start_and_the_end_are_told(uncut):
     _, told = uncut
     for text in (
-        "devices: 1 x cpu, 16 crops each a step",
+        "devices: 1 x cpu; a step has 16 crops, 16 on each device",
         "tiles: 4 labelled, ",
         "labels: 10 points per class and tile: ",
         "Total: ",
@@ -211,30 +184,57 @@ def test_a_second_start_says_done_already_and_changes_nothing(uncut, place):
     assert files_of(workdir) == before
 
 
-def test_a_killed_run_that_goes_on_ends_as_one_that_was_never_cut(uncut, place):
-    """Killed while it trains, killed again while it scores, and started with the same command each time."""
-    workdir = place / "runs" / "cut"
-    kill_at(place, f"steps {2 * EVERY + LOGGED}/{STEPS}", *training("runs/cut"))
-    kept = [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()]
-    assert kept
-    assert max(kept) < STEPS
-    # The records of the steps after it are there, and are written again.
-    assert writers.read_lines(workdir / "metrics.jsonl")[-1]["step"] > min(kept)
-    told = kill_at(place, "evaluate validation: tiles 1/2", *training("runs/cut"))
-    assert f"resumed at step {max(kept)} of {STEPS}" in told
-    ended = run_script(place, "train", *training("runs/cut"))
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_asked_to_stop_saves_ends_with_its_own_code_and_goes_on(uncut, place, number):
+    name = f"runs/asked_{number.name}"
+    process = subprocess.Popen(
+        command("train", *training(name)),
+        cwd=place,
+        env=environment(place),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for printed in process.stdout:
+        if "train: steps" in printed:
+            break
+    process.send_signal(number)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == interrupts.EXIT_CODE, told
+    assert "Traceback" not in told
+    step = int(re.search(rf"stopped by {number.name} at step (\d+), which is saved; the same command goes on", told)[1])
+    assert step < STEPS
+    ended = run_script(place, "train", *training(name))
     assert_ended_well(ended)
-    assert "resumed at step" in ended.stdout
+    assert f"resumed at step {step} of {STEPS}" in ended.stdout
+    assert faults.hash_state(place / name) == faults.hash_state(uncut[0])
+    assert filecmp.cmp(place / name / "metrics.jsonl", uncut[0] / "metrics.jsonl", shallow=False)
 
-    expected, got = final_state(uncut[0]), final_state(workdir)
-    assert expected.keys() == got.keys()
-    assert any(".params" in name or "'params'" in name for name in got)
-    for name, value in expected.items():
-        assert got[name].dtype == value.dtype
-        np.testing.assert_array_equal(got[name], value, err_msg=name)
-    assert filecmp.cmp(workdir / "metrics.jsonl", uncut[0] / "metrics.jsonl", shallow=False)
-    scores = [json.loads((run / "report" / "evaluation_validation.json").read_text()) for run in (workdir, uncut[0])]
-    assert scores[0]["confusion_matrix"] == scores[1]["confusion_matrix"]
+
+def test_a_second_signal_ends_a_run_at_once(place):
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUBBORN], env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "asked\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 128 + signal.SIGINT
+    process.stdout.close()
+
+
+STUBBORN = """
+import time
+from pcejax import interrupts
+
+interrupts.install()
+with interrupts.deferred() as asked:
+    print("ready", flush=True)
+    while not asked():
+        time.sleep(0.01)
+    print("asked", flush=True)
+    time.sleep(60)
+"""
 
 
 def test_without_a_split_to_score_a_run_prints_no_scores_and_still_ends(place):

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from runs_for_tests import SIZE, builder_of, config_of, prepare, save_run
 
-from pcejax import datasets, evaluate, metrics, runs, tiles, train, trained
+from pcejax import datasets, evaluate, metrics, runs, taught, tiles, trained
 from pcejax.errors import UserError
 from pcejax.legend import DEEPGLOBE, IGNORE
 
@@ -18,7 +18,7 @@ def data_dir(tmp_path_factory):
 
 def model_of(config, map_image, about=None):
     """What `trained.load` gives, of a model that maps as told."""
-    about = about or train.about_run(tiles.load(config), DEEPGLOBE, datasets.RGB)
+    about = about or taught.about_run(config, tiles.load(config), DEEPGLOBE, datasets.RGB)
     return trained.Trained(config, DEEPGLOBE, datasets.RGB, about, 6, None, map_image)
 
 

@@ -141,7 +141,7 @@ def test_a_geopackage_whose_ids_are_numbers_is_read(tmp_path):
     ("properties", "x", "told"),
     [
         ({"tile_id": "119", "class": "sea"}, 1, "feature 2: class 'sea' is not in the legend"),
-        ({"tile_id": "119", "class": None}, 1, "feature 2: class '' is not in the legend"),
+        ({"tile_id": "119", "class": None}, 1, "feature 2: class '' is not filled in"),
         ({"tile_id": "119", "class": "unknown"}, 1, "feature 2: class 'unknown' is the legend's unknown"),
         ({"tile_id": "119", "class": 2.5}, 1, r"feature 2: class '2\.5' is not in the legend"),
         ({"tile_id": "119", "cover": "water"}, 1, r"feature 2: no field 'class' among \['tile_id', 'cover'\]"),

@@ -109,7 +109,7 @@ def test_a_pixel_clicked_twice_as_one_class_is_one_point(tmp_path):
         ("119,-0.1,0,water", "line 3: row -0.1, col 0 is outside"),
         ("119,0,0,forst", r"line 3: class 'forst' is not in the legend; expected a name or an id of: urban \(0\), .*"),
         ("119,0,0,7", "line 3: class '7' is not in the legend"),
-        ("119,0,0,", "line 3: class '' is not in the legend"),
+        ("119,0,0,", "line 3: class '' is not filled in"),
         ("119,0,0,-1", "line 3: class '-1' is not in the legend"),
         ("119,0,0,unknown", "line 3: class 'unknown' is the legend's unknown, which teaches nothing"),
         ("119,0,0,6", "line 3: class '6' is the legend's unknown"),

@@ -6,7 +6,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from configs import quickstart
-from pcejax import datasets, models, optimizer, runs, tiles, train, trained
+from pcejax import datasets, models, optimizer, parallel, runs, taught, tiles, trained
 from pcejax.checkpoints import Checkpoints
 from pcejax.datasets.prepare import prepare_dataset
 from pcejax.legend import DEEPGLOBE
@@ -49,11 +49,11 @@ def state_of(config, num_logits, step=0, seed=0):
 
 def save_run(workdir, config, step=6):
     """A workdir with config, manifest and one checkpoint, as training would leave it; returns the state."""
-    about = train.about_run(tiles.load(config), DEEPGLOBE, datasets.RGB)
+    about = taught.about_run(config, tiles.load(config), DEEPGLOBE, datasets.RGB)
     state = state_of(config, trained.num_logits(config, DEEPGLOBE), step)
     runs.open_workdir(workdir, config, {})
     with Checkpoints(workdir) as checkpoints:
-        checkpoints.save(state, about)
+        checkpoints.save(state, about | {"devices": parallel.describe()}, [])
     return state
 
 

@@ -42,21 +42,21 @@ def make_plans(count):
 
 
 def knobs_of(loss):
-    return steps.Knobs(jax.random.key(1), jnp.ones(CLASSES), jnp.array(terms.make_schedules(loss)))
+    return steps.Knobs(jax.random.key_data(jax.random.key(1)), jnp.ones(CLASSES), jnp.array(terms.make_schedules(loss)))
 
 
 @functools.cache
-def make_parts(norm):
+def make_parts(norm, accumulation=1):
     """In float64; once for all tests, and with it what is compiled of it."""
     config = default.get_config()
     config.model.update(SMALL, norm=norm, dtype="float64")
-    return build(config)
+    return build(config, accumulation)
 
 
-def build(config):
-    tx = optimizer.make_optimizer(config.optimizer, 20)
+def build(config, accumulation=1, tx=None):
+    tx = tx or optimizer.make_optimizer(config.optimizer, 20)
     state = create_train_state(models.create_model(config.model, CLASSES), tx, jax.random.key(0), (1, CROP, CROP, 3))
-    state = jax.tree.map(lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
+    state = jax.tree.map(lambda x: x.astype(config.model.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
     step = steps.make_train_step(
         models.create_model(config.model, CLASSES, axis_name=parallel.AXIS),
         tx,
@@ -65,6 +65,7 @@ def build(config):
         class_names=[f"class{index}" for index in range(CLASSES)],
         cut=functools.partial(tiles.cut, size=CROP),
         ema_decay=0.9,
+        accumulation=accumulation,
     )
     return step, state, knobs_of(config.loss)
 
@@ -103,7 +104,7 @@ def test_twenty_steps_give_the_same_state_on_one_two_and_four_devices(x64, norm)
 
 
 @functools.cache
-def make_parts_of_all_terms():
+def make_parts_of_all_terms(accumulation=1):
     """Every term at once, and dropout, in float64."""
     config = default.get_config()
     for index, name in enumerate(terms.TERMS):
@@ -113,7 +114,7 @@ def make_parts_of_all_terms():
     config.loss.propagation.reach = 3
     config.loss.pseudo_labels.confidence = 0.34
     config.model.update(SMALL, norm="group", dtype="float64", dropout=0.5)
-    return build(config)
+    return build(config, accumulation)
 
 
 def test_all_terms_give_the_same_state_on_one_two_and_four_devices(x64):
@@ -125,6 +126,54 @@ def test_all_terms_give_the_same_state_on_one_two_and_four_devices(x64):
         many, measured_many = run(over_devices(step, devices), state, knobs, plans, make_tiles())
         assert largest_difference(one.params, many.params) < 1e-10
         assert largest_difference(measured_one, measured_many) < 1e-9
+
+
+def test_in_float32_the_gradient_of_a_step_is_the_same_within_its_rounding():
+    config = default.get_config()
+    config.model.update(SMALL, norm="group")
+    plan = make_plans(1)
+    gradients = []
+    for devices, accumulation in ((1, 1), (2, 1), (4, 1), (2, 4)):
+        step, state, knobs = build(config, accumulation, tx=optax.sgd(1.0))
+        new, _ = run(over_devices(step, devices), state, knobs, plan, make_tiles())
+        gradients.append(jax.tree.map(lambda old, new: np.asarray(old) - new, state.params, new.params))
+    largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(gradients[0]))
+    assert largest > 1e-2
+    for others in gradients[1:]:
+        assert largest_difference(gradients[0], others) < 1e-5 * largest
+
+
+@pytest.mark.parametrize(("devices", "accumulation"), [(1, 2), (1, 8), (2, 4)])
+def test_micro_batches_give_the_same_state_as_one_batch(x64, devices, accumulation):
+    plans = make_plans(20)
+    whole, state, knobs = make_parts("group")
+    one, measured_one = run(over_devices(whole, 1), state, knobs, plans, make_tiles())
+    step, state, knobs = make_parts("group", accumulation)
+    many, measured_many = run(over_devices(step, devices), state, knobs, plans, make_tiles())
+    assert largest_difference(one.params, many.params) < 1e-10
+    assert largest_difference(measured_one, measured_many) < 1e-9
+
+
+def test_all_terms_give_the_same_state_in_micro_batches(x64):
+    plans = make_plans(5)
+    whole, state, knobs = make_parts_of_all_terms()
+    one, measured_one = run(over_devices(whole, 1), state, knobs, plans, make_tiles())
+    step, state, knobs = make_parts_of_all_terms(2)
+    many, measured_many = run(over_devices(step, 2), state, knobs, plans, make_tiles())
+    assert largest_difference(one.params, many.params) < 1e-10
+    assert largest_difference(measured_one, measured_many) < 1e-9
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_its_number(x64):
+    def infinite(logits, labels, label_mask, class_weights):
+        total, weight = losses.partial_cross_entropy(logits, labels, label_mask)
+        return total / jnp.where(weight > 0, 0.0, 1.0), weight
+
+    step, state, knobs = make_pixelwise(infinite)
+    new, measured = run(over_devices(step, 2), state, knobs, make_plans(1), make_tiles())
+    assert not np.isfinite(measured["loss"].total)
+    assert new.step == 1
+    assert largest_difference(new._replace(step=0), jax.device_get(state)._replace(step=0)) == 0
 
 
 def test_terms_of_no_labels_teach_on_crops_without_any(x64):
@@ -201,7 +250,10 @@ def test_the_gradient_is_that_of_the_quotient_of_sums(x64):
     @jax.jit
     def view(image, label):
         return augment.augment(
-            steps.row_keys(knobs.key, "augment", plan), tiles.scale_image(image), label, **config.augment
+            steps.row_keys(jax.random.wrap_key_data(knobs.key_data), "augment", plan),
+            tiles.scale_image(image),
+            label,
+            **config.augment,
         )
 
     image, label, *_ = view(batch.image, batch.label)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from runs_for_tests import config_of, prepare, save_run, state_of
 
-from pcejax import losses, parallel, train, writers
+from pcejax import losses, parallel, train, training_log, writers
 from pcejax.checkpoints import Checkpoints
 from pcejax.errors import UserError
 from pcejax.legend import DEEPGLOBE
@@ -56,11 +56,10 @@ def latest_step(workdir):
         ),
         ({"points.budget": 0}, r"points.budget=0; expected 1 or more"),
         ({"train.batch_size": 0}, r"train.batch_size=0 .*set it to 2"),
+        ({"train.accumulation": 3}, r"train.accumulation=3; expected a divisor of 8, the crops of a step that each"),
         ({"train.num_steps": 0}, r"train.num_steps=0; expected 1 or more"),
-        (
-            {"train.checkpoint_every_steps": 3},
-            r"checkpoint_every_steps=3; expected a multiple of train.log_every_steps=2",
-        ),
+        ({"train.keep_checkpoints": 0}, r"train.keep_checkpoints=0; expected 1 or more"),
+        ({"train.profile_steps": (1, 3)}, r"train.profile_steps=\(1, 3\); expected \(first, last\), after step 1"),
         ({"inference.batch_size": 3}, r"inference.batch_size=3 on 2 devices"),
         ({"inference.overlap": 48}, r"inference.overlap=48"),
         ({"loss.class_weights": (1.0, 2.0)}, r"loss.class_weights has 2 values; expected 6"),
@@ -168,17 +167,93 @@ def test_each_step_is_compiled_once_in_a_run_and_once_in_one_that_goes_on(data_d
     assert sum(compilations("eval_step")) == compilations("eval_step")[0] == 1
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint_before(data_dir, tmp_path, monkeypatch):
-    def finite_then_not(measured):
-        values = compute(measured)
-        return values if len(seen.append(0) or seen) == 1 else values | {"loss": float("nan")}
+def make_not_finite(monkeypatch, bad_steps):
+    """What these steps measured is not finite, for all that the host can see."""
+    to_host, seen = training_log.parallel.to_host, []
 
-    seen, compute = [], train.metrics.compute
-    monkeypatch.setattr(train.metrics, "compute", finite_then_not)
-    with pytest.raises(UserError, match=r"steps 3 to 4: not finite: .*'loss': nan.*lower optimizer.learning_rate"):
+    def measured(tree):
+        host = to_host(tree)
+        for step_metrics in host if isinstance(host, list) else []:
+            seen.append(0)
+            if len(seen) in bad_steps:
+                step_metrics["loss"] = step_metrics["loss"].replace(total=np.float32(np.nan))
+        return host
+
+    monkeypatch.setattr(training_log.parallel, "to_host", measured)
+
+
+def test_a_step_that_is_not_finite_ends_the_run_and_is_told_and_the_checkpoint_before_is_kept(
+    data_dir, tmp_path, monkeypatch
+):
+    make_not_finite(monkeypatch, {4})
+    told = (
+        r"step 4: not finite: loss; tiles (train_000\d(, )?)+; .*max_skipped_steps=0; .*lower optimizer.learning_rate"
+    )
+    with pytest.raises(UserError, match=told):
         run(data_dir, tmp_path)
     assert latest_step(tmp_path) == 2
     assert [record["step"] for record in writers.read_lines(tmp_path / "metrics.jsonl")] == [2]
+
+
+def test_as_many_steps_as_allowed_are_skipped_and_counted(data_dir, tmp_path, monkeypatch):
+    make_not_finite(monkeypatch, {1, 4})
+    run(data_dir, tmp_path / "two", **{"train.max_skipped_steps": 2})
+    records = writers.read_lines(tmp_path / "two" / "metrics.jsonl")
+    assert [record["skipped_steps"] for record in records] == [1, 1, 0]
+    assert np.isfinite([record["loss"] for record in records]).all()
+    monkeypatch.undo()
+    make_not_finite(monkeypatch, {1, 4})
+    with pytest.raises(UserError, match=r"step 4: .* so far: 2, and train.max_skipped_steps=1"):
+        run(data_dir, tmp_path / "one", **{"train.max_skipped_steps": 1})
+
+
+def test_a_run_starts_from_anothers_parameters_where_they_fit(data_dir, tmp_path, monkeypatch, capsys):
+    other = config_of(data_dir)
+    state = save_run(tmp_path / "other", other, step=6)
+    starts = []
+    monkeypatch.setattr(train, "create_train_state", lambda *arguments: starts.append(arguments[-1]) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(data_dir, tmp_path / "new", init_from=str(tmp_path / "other"), train_unknown=True)
+    kernel = starts[0]["params"]["encoder"]["level_0"]["block_0"]["conv_0"]["Conv_0"]["kernel"]
+    expected = state.ema_params["encoder"]["level_0"]["block_0"]["conv_0"]["Conv_0"]["kernel"]
+    np.testing.assert_array_equal(kernel, expected)
+    # A head of seven logits cannot start from one of six.
+    assert "head" not in starts[0]["params"]
+    told = capsys.readouterr().out
+    assert "not taken: params/head/kernel: (2, 6) there, (2, 7) here" in told
+
+
+def test_checkpoints_by_the_minute_lose_nothing_of_the_records(data_dir, tmp_path, monkeypatch):
+    """Saved after every step, cut between two records: what goes on has them as if nothing had been."""
+
+    class CutError(Exception):
+        pass
+
+    plans = train.input_pipeline.plans
+
+    def cut_plans(config, tile_set, first_step):
+        for index, plan in enumerate(plans(config, tile_set, first_step)):
+            if first_step == 0 and index == 3:
+                raise CutError
+            yield plan
+
+    often = {"train.checkpoint_every_minutes": 1e-9, "train.checkpoint_every_steps": 100}
+    run(data_dir, tmp_path / "uncut", **often)
+    monkeypatch.setattr(train.input_pipeline, "plans", cut_plans)
+    with pytest.raises(CutError):
+        run(data_dir, tmp_path / "cut", **often)
+    assert latest_step(tmp_path / "cut") == 3
+    run(data_dir, tmp_path / "cut", **often)
+    texts = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("cut", "uncut")]
+    assert texts[0] == texts[1]
+
+
+def test_a_run_whose_first_save_was_cut_before_its_digests_starts_again_and_saves_that_step(data_dir, tmp_path):
+    save_run(tmp_path, config_of(data_dir), step=2)
+    (tmp_path / "checkpoints" / "2" / "sha256.json").unlink()
+    run(data_dir, tmp_path, **{"train.num_steps": 6})
+    assert latest_step(tmp_path) == 6
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["4", "6"]
 
 
 def test_a_run_without_a_split_to_score_trains_scores_nothing_and_is_done(data_dir, tmp_path, monkeypatch, capsys):
