@@ -44,7 +44,9 @@ def state_of(config, num_logits, step=0, seed=0):
         )
         return np.asarray(values, leaf.dtype)
 
-    return jax.tree.map(fill, state_shapes(model, tx, shape))._replace(step=np.int32(step))
+    state = jax.tree.map(fill, state_shapes(model, tx, shape))._replace(step=np.int32(step))
+    # As squares of gradients are: training goes on from it.
+    return state._replace(opt_state=jax.tree.map(np.abs, state.opt_state))
 
 
 def save_run(workdir, config, step=6):

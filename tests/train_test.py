@@ -293,11 +293,12 @@ def test_a_checkpoint_follows_all_records_of_its_step_and_comes_before_the_last_
         return {"miou": 0.5}
 
     monkeypatch.setattr(train.evaluate, "score_split", score_split)
+    scored = {"train.eval_every_steps": 2, "train.pictures_every_evaluations": 0}
     with pytest.raises(KeyboardInterrupt):
-        run(data_dir, tmp_path, **{"train.eval_every_steps": 2})
+        run(data_dir, tmp_path, **scored)
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step() is None
-    assert run(data_dir, tmp_path, **{"train.eval_every_steps": 2}) == {"miou": 0.5}
+    assert run(data_dir, tmp_path, **scored) == {"miou": 0.5}
     assert on_disk == [(2, False), (2, False), (4, False), (6, True)]
     records = writers.read_lines(tmp_path / "metrics.jsonl")
     assert [(record["step"], "miou" in record) for record in records] == [
