@@ -39,6 +39,23 @@ def latest_step(workdir):
         return checkpoints.latest_step()
 
 
+class CutError(Exception):
+    """What ends a run that is cut."""
+
+
+def cut_after_three_steps(monkeypatch):
+    """A run that starts at step 0 is; one that goes on is not."""
+    plans = train.input_pipeline.plans
+
+    def cut_plans(config, tile_set, first_step):
+        for index, plan in enumerate(plans(config, tile_set, first_step)):
+            if first_step == 0 and index == 3:
+                raise CutError
+            yield plan
+
+    monkeypatch.setattr(train.input_pipeline, "plans", cut_plans)
+
+
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
@@ -140,18 +157,7 @@ def test_each_step_is_compiled_once_in_a_run_and_once_in_one_that_goes_on(data_d
     monkeypatch.setattr(parallel, "map_train_step", counted(parallel.map_train_step))
     monkeypatch.setattr(parallel, "map_eval_step", counted(parallel.map_eval_step))
 
-    class CutError(Exception):
-        pass
-
-    plans = train.input_pipeline.plans
-
-    def cut_plans(config, tile_set, first_step):
-        for index, plan in enumerate(plans(config, tile_set, first_step)):
-            if first_step == 0 and index == 3:
-                raise CutError
-            yield plan
-
-    monkeypatch.setattr(train.input_pipeline, "plans", cut_plans)
+    cut_after_three_steps(monkeypatch)
     # It stays registered, since the oldest jax has no way back; it only counts.
     jax.monitoring.register_event_duration_secs_listener(on_event)
     with pytest.raises(CutError):
@@ -226,20 +232,9 @@ def test_a_run_starts_from_anothers_parameters_where_they_fit(data_dir, tmp_path
 def test_checkpoints_by_the_minute_lose_nothing_of_the_records(data_dir, tmp_path, monkeypatch):
     """Saved after every step, cut between two records: what goes on has them as if nothing had been."""
 
-    class CutError(Exception):
-        pass
-
-    plans = train.input_pipeline.plans
-
-    def cut_plans(config, tile_set, first_step):
-        for index, plan in enumerate(plans(config, tile_set, first_step)):
-            if first_step == 0 and index == 3:
-                raise CutError
-            yield plan
-
     often = {"train.checkpoint_every_minutes": 1e-9, "train.checkpoint_every_steps": 100}
     run(data_dir, tmp_path / "uncut", **often)
-    monkeypatch.setattr(train.input_pipeline, "plans", cut_plans)
+    cut_after_three_steps(monkeypatch)
     with pytest.raises(CutError):
         run(data_dir, tmp_path / "cut", **often)
     assert latest_step(tmp_path / "cut") == 3
