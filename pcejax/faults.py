@@ -55,7 +55,8 @@ _FLAGS = {
         "--config.inference.batch_size=8",
         f"--config.train.num_steps={_STEPS}",
         f"--config.train.checkpoint_every_steps={_SAVED}",
-        "--config.train.keep_checkpoints=1",  # each save deletes the one before
+        "--config.train.keep_checkpoints=1",  # most saves delete the one before
+        f"--config.train.keep_every_steps={3 * _SAVED}",
         f"--config.train.eval_every_steps={_SCORED}",
         f"--config.train.log_every_steps={_LOGGED}",
     ),
