@@ -95,25 +95,37 @@ def conv_1x1(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jnp.einsum("bhwc,co->bhwo", x, kernel)
 
 
-@jax.named_scope("depthwise_conv")  # models/summary.py counts its products by this name
-def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """`[B, H, W, C]`, kernel `[K, K, C]` -> `[B, ceil(H / stride), ceil(W / stride), C]`: each channel by itself.
+def _taps(x: jax.Array, size: int, stride: int) -> list[jax.Array]:
+    """The pixels `[B, ceil(H / stride), ceil(W / stride), C]` that each tap of a kernel sees, row by row.
 
     Zeros pad the image as TensorFlow's "SAME" does: as few as there may be, and an odd one right and below.
     """
-    size = len(kernel)
     height, width = (-(-n // stride) for n in x.shape[1:3])
     lacking = [max((out - 1) * stride + size - n, 0) for out, n in zip((height, width), x.shape[1:3], strict=True)]
     padded = jnp.pad(x, ((0, 0), *((n // 2, n - n // 2) for n in lacking), (0, 0)))
+    rows, cols = ([slice(tap, tap + (out - 1) * stride + 1, stride) for tap in range(size)] for out in (height, width))
+    return [padded[:, row, col] for row in rows for col in cols]
+
+
+def strided_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """`[B, H, W, C]`, kernel `[K, K, C, O]` -> `[B, ceil(H / stride), ceil(W / stride), O]`, padded as in TensorFlow.
+
+    One dot over the taps side by side: for images, whose channels are few.
+    """
+    size, _, channels, features = kernel.shape
+    return conv_1x1(jnp.concatenate(_taps(x, size, stride), -1), kernel.reshape(size * size * channels, features))
+
+
+@jax.named_scope("depthwise_conv")  # models/summary.py counts its products by this name
+def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """`[B, H, W, C]`, kernel `[K, K, C]` -> `[B, ceil(H / stride), ceil(W / stride), C]`, padded as in TensorFlow."""
     # Summed in float32 at least: K * K products in bfloat16 would lose digits that a convolution keeps.
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    total = jnp.zeros((x.shape[0], height, width, x.shape[3]), dtype)
-    for row in range(size):
-        for col in range(size):
-            rows = slice(row, row + (height - 1) * stride + 1, stride)
-            cols = slice(col, col + (width - 1) * stride + 1, stride)
-            weight = kernel[row, col].astype(dtype).reshape(1, 1, 1, -1)
-            total += padded[:, rows, cols].astype(dtype) * weight
+    weights = kernel.astype(dtype).reshape(-1, 1, 1, 1, kernel.shape[-1])
+    taps = _taps(x, len(kernel), stride)
+    total = taps[0].astype(dtype) * weights[0]
+    for tap, weight in zip(taps[1:], weights[1:], strict=True):
+        total += tap.astype(dtype) * weight
     return total.astype(x.dtype)
 
 

@@ -87,7 +87,7 @@ class Net(torch.nn.Module):
         levels: list[Tensor | None] = [None]
         x = _same((image * 255 - 127) / 128, 3, 2)
         x = F.relu6(
-            self._norm(F.conv2d(x, self.get("encoder/level_1/stem/kernel"), stride=2), "encoder/level_1/stem_norm")
+            self._norm(F.conv2d(x, self.get("encoder/level_1/stem_kernel"), stride=2), "encoder/level_1/stem_norm")
         )
         for number, block in enumerate(self.blocks):
             if block["level"] > depth:

@@ -138,6 +138,18 @@ def test_conv_1x1_is_a_convolution(shape, features, dtype):
 
 
 @dtypes
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("shape", [(2, 6, 8, 3), (1, 7, 5, 4), (1, 1, 2, 2)])
+def test_strided_conv_is_the_native_convolution(shape, size, stride, dtype):
+    def plain(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=NHWC)
+
+    kernel = normal((size, size, shape[-1], 4), dtype, seed=1)
+    assert_same_function(lambda x, kernel: ops.strided_conv(x, kernel, stride), plain, normal(shape, dtype), kernel)
+
+
+@dtypes
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [3, 5])
 @pytest.mark.parametrize("shape", [(2, 6, 8, 3), (1, 7, 5, 4), (1, 1, 2, 2)])
