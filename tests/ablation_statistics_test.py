@@ -77,6 +77,7 @@ def test_a_class_that_no_tile_has_and_no_run_maps_is_null_and_left_out_of_the_me
 def test_a_class_on_one_tile_has_a_score_and_no_interval():
     drawn = simulated()
     drawn[:, :, :, 1:, 5, :] = 0
+    drawn[:, :, :, 0, 5, 5] = 500
     setting = summary_of(runs_of(drawn))["settings"][0]
     assert setting["iou"]["rock"] is not None
     assert setting["iou_interval"]["rock"] is None

@@ -129,7 +129,7 @@ def trained(place, scene, depth, seed, draw):
         "data.crop": 64,
         "model.depth": DEPTHS[depth],
         "model.width": 8,
-        "train.num_steps": 900,
+        "train.num_steps": 400,
         "train.batch_size": 8,
         "train.compilation_cache": "compiled",
         "inference.window": 128,
