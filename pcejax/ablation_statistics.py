@@ -251,15 +251,15 @@ def _saturation(
 ) -> list[dict[str, Any]]:
     """The curve over budgets at each combination of the other axes' levels."""
     at = list(axes).index(budget_axis)
-    curves: dict[tuple[str, ...], dict[int, list[_Scored]]] = {}
+    curves: dict[tuple[str, ...], list[tuple[int, list[_Scored]]]] = {}
     for levels, group in settings.items():
         budget = budgets[levels[at]]
         if budget is not None:
-            curves.setdefault((*levels[:at], *levels[at + 1 :]), {})[budget] = group
+            curves.setdefault((*levels[:at], *levels[at + 1 :]), []).append((budget, group))
     result = []
     for held, curve in curves.items():
         points, moved = [], []
-        for budget, group in sorted(curve.items()):
+        for budget, group in sorted(curve, key=lambda point: point[0]):
             labels, values = _labels(group), np.array([scored.scores[0] for scored in group])
             by_tiles = np.stack([scored.by_tiles[:, 0] for scored in group], 1)
             spread = crossed_bootstrap.interval(values, by_tiles, resampled.tiles.shape[1], labels)

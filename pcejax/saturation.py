@@ -71,8 +71,9 @@ def summary(points: Sequence[Sequence[float]], resampled: np.ndarray) -> dict[st
       `limit`, `limit_interval`, `shape` and `budgets`: for each share of the limit the budget that reaches it with
       its interval, as far as these lie within the budgets measured; `note` says where they do not.
     """
-    if len(points) < MIN_BUDGETS:
-        note = f"no fit: {len(points)} budgets; expected {MIN_BUDGETS} or more"
+    num_budgets = len({budget for budget, _ in points})
+    if num_budgets < MIN_BUDGETS:
+        note = f"no fit: {num_budgets} budgets; expected {MIN_BUDGETS} or more"
         lacking = {"budget": None, "interval": None, "reached": False, "note": note}
         budgets: dict[str, Any] = {f"{share:.2f}": dict(lacking) for share in SHARES}
         return {"limit": None, "limit_interval": None, "shape": {}, "budgets": budgets}

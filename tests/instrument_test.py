@@ -26,8 +26,8 @@ from pcejax.legend import DEEPGLOBE
 
 AXES = {"features": ("placebo", "context")}
 KNOWN = DEEPGLOBE.names[: DEEPGLOBE.num_known]
-TRAIN, SCORED = 16, 24  # tiles of a repeat
-POINTS = 20  # of a class, over the tiles of training
+TRAIN, SCORED = 24, 24  # tiles of a repeat
+POINTS = 40  # of a class, over the tiles of training
 
 
 class Cores(NamedTuple):
@@ -69,9 +69,10 @@ def comparison(cores, truth, repeat):
     for draw in range(3):
         points = np.concatenate([rng.permutation(np.flatnonzero(ids == core))[:POINTS] for core in (WATER, BARREN)])
         for seed in range(3):
+            resampled = np.random.default_rng((repeat, seed)).choice(points, len(points))  # as a seed changes a tree
             for name, seen in features.items():
-                tree = DecisionTreeClassifier(max_features=3, random_state=seed + 3 * repeat)
-                tree.fit(seen[train].reshape(len(ids), -1)[points], ids[points])
+                tree = DecisionTreeClassifier(random_state=seed)
+                tree.fit(seen[train].reshape(len(ids), -1)[resampled], ids[resampled])
                 predicted = tree.predict(seen[scored].reshape(-1, seen.shape[-1])).reshape(SCORED, -1)
                 matrices = {
                     str(tile): metrics.confusion_matrix(truth[tile], of_tile, DEEPGLOBE.num_classes)
@@ -94,7 +95,7 @@ def comparison(cores, truth, repeat):
 def test_a_planted_effect_is_found_every_time(cores):
     told = [comparison(cores, cores.planted, repeat) for repeat in range(20)]
     assert all(difference["claim"] for difference in told)
-    assert min(difference["interval"][0] for difference in told) > 0.02
+    assert min(difference["difference"] for difference in told) > 0.1
 
 
 def test_where_there_is_none_it_is_claimed_at_about_the_rate_promised(cores):
