@@ -265,7 +265,7 @@ def _saturation(
             spread = crossed_bootstrap.interval(values, by_tiles, resampled.tiles.shape[1], labels)
             points.append([budget, float(values.mean())])
             means = resampled.means(by_tiles, labels)
-            moved.append(means if spread is None else crossed_bootstrap.stretched(means, values.mean(), spread))
+            moved.append(means if spread is None else crossed_bootstrap.rescaled(means, values.mean(), spread))
         names = [axis for axis in axes if axis != budget_axis]
         told = {"held": dict(zip(names, held, strict=True)), "points": points}
         result.append(told | saturation.summary(points, np.stack(moved, 1)))

@@ -122,7 +122,7 @@ def _variance_of_mean(values: np.ndarray, labels: Sequence[int | None]) -> tuple
 
     By leaving out one label at a time (the jackknife): for labels of equally many values, s^2 / n of their means.
     """
-    levels = sorted(set(labels), key=str)
+    levels = list(dict.fromkeys(labels))
     if len(levels) < 2:
         return 0.0, 0
     of = np.array([levels.index(label) for label in labels])
@@ -130,8 +130,8 @@ def _variance_of_mean(values: np.ndarray, labels: Sequence[int | None]) -> tuple
     return float(((without - without.mean()) ** 2).sum()) * (len(levels) - 1) / len(levels), len(levels) - 1
 
 
-def stretched(means: np.ndarray, mean: float, spread: Interval) -> np.ndarray:
-    """Resampled means moved away from `mean` until their deviation is what the interval says; same shape."""
+def rescaled(means: np.ndarray, mean: float, spread: Interval) -> np.ndarray:
+    """Resampled means, their distances from `mean` scaled until they spread as the interval says; same shape."""
     deviation = float(np.nanstd(means))
     if not deviation:
         return means

@@ -112,7 +112,7 @@ def test_one_run_on_one_tile_has_no_interval():
 def test_stretched_means_spread_as_their_interval_and_keep_their_order():
     means = np.random.default_rng(0).normal(0.5, 0.01, 20_000)
     spread = crossed_bootstrap.Interval(0.4, 0.6, ())
-    moved = crossed_bootstrap.stretched(means, 0.5, spread)
+    moved = crossed_bootstrap.rescaled(means, 0.5, spread)
     np.testing.assert_allclose(np.percentile(moved, [2.5, 97.5]), [0.4, 0.6], atol=0.003)
     np.testing.assert_array_equal(np.argsort(moved), np.argsort(means))
 
