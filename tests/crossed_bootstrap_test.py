@@ -109,7 +109,7 @@ def test_one_run_on_one_tile_has_no_interval():
     assert crossed_bootstrap.interval(np.ones(1), np.ones((5, 1)), 1, Labels([0], [0])) is None
 
 
-def test_stretched_means_spread_as_their_interval_and_keep_their_order():
+def test_rescaled_means_spread_as_their_interval_and_keep_their_order():
     means = np.random.default_rng(0).normal(0.5, 0.01, 20_000)
     spread = crossed_bootstrap.Interval(0.4, 0.6, ())
     moved = crossed_bootstrap.rescaled(means, 0.5, spread)
