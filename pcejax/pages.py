@@ -9,6 +9,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+PROTOCOLS = {
+    "across": "no tile of it taught the run",
+    "within": "the tiles that taught the run, less their labels and a buffer around them",
+    "fit": "the tiles whose dense masks taught the run: no test of anything",
+}
+"""What the tiles of a score are to the run, in words."""
+
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; }

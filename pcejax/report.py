@@ -59,14 +59,10 @@ def _model(model: dict[str, Any]) -> str:
 
 def _scores(workdir: Path, result: dict[str, Any]) -> str:
     low, high = result["miou_interval_over_tiles"]
-    protocols = {
-        "across": "no tile of it taught the run",
-        "within": "the tiles that taught the run, less their labels and a buffer around them",
-        "fit": "the tiles whose dense masks taught the run: no test of anything",
-    }
     about = (
         f"{result['num_tiles']} tiles of {result['dataset']}; protocol “{result['protocol']}”: "
-        f"{protocols[result['protocol']]}. mIoU {result['miou']:.3f}, 95 % interval over tiles {low:.3f} to {high:.3f}"
+        f"{pages.PROTOCOLS[result['protocol']]}. mIoU {result['miou']:.3f}, 95 % interval over tiles {low:.3f} to "
+        f"{high:.3f}"
         f"{' (descriptive: fewer than 20 tiles)' if result['num_tiles'] < 20 else ''}; overall accuracy "
         f"{result['overall_accuracy']:.3f}, kappa {result['kappa']:.3f}."
     )
