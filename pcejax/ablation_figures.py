@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
 
 from pcejax import label_options
 from pcejax.ablation_results import Arm, setting
@@ -67,7 +68,7 @@ def draw(about: dict[str, Any], arms: Sequence[Arm], summary: dict[str, Any]) ->
     with matplotlib.rc_context(_LOOK):
         if curves:
             unit = _unit(arms)
-            drawn["miou_over_budget"] = _over_budget(about, curves, single, unit)
+            drawn["miou_over_budget"] = _over_budget(about, curves, single, unit, summary["saturation"])
             drawn["iou_over_budget"] = _classes(about, curves, unit)
             drawn["miou_over_hours"] = _over_hours(curves, single)
         else:
@@ -131,14 +132,27 @@ def _unit(arms: Sequence[Arm]) -> str:
 
 
 def _line(
-    axes: Axes, x: Sequence[float], found: Sequence[dict[str, Any]], score: Callable[[Any], tuple[Any, Any]], index: int
+    axes: Axes, x: np.ndarray, curves: list[_Curve], index: int, score: Callable[[Any], tuple[Any, Any]]
 ) -> None:
-    """A curve through the settings `found` at `x`, with the band of their intervals; score gives value and interval."""
+    """The curve at `index` over `x`; score gives value and interval of a setting.
+
+    Intervals are a band, or bars where the bands of several curves would hide each other.
+    """
     color, marker = _COLORS[index % len(_COLORS)], _MARKERS[index % len(_MARKERS)]
-    values, intervals = zip(*map(score, found), strict=True)
-    low, high = np.array([interval or (np.nan, np.nan) for interval in intervals], float).T
-    axes.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
-    axes.plot(x, np.array(values, float), color=color, marker=marker)
+    scores = [score(found) for found in curves[index].settings]
+    values = np.array([value for value, _ in scores], float)
+    low, high = np.array([interval or (np.nan, np.nan) for _, interval in scores], float).T
+    if len(curves) == 1:
+        axes.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
+    else:
+        axes.errorbar(x, values, [values - low, high - values], color=color, ls="", elinewidth=1, capsize=2, alpha=0.6)
+    axes.plot(x, values, color=color, marker=marker)
+
+
+def _x(about: dict[str, Any], curves: list[_Curve], index: int) -> np.ndarray:
+    """The budgets of a curve, those of several a little apart for the eye."""
+    budgets = [about["budgets"][found["levels"][about["budget_axis"]]] for found in curves[index].settings]
+    return np.array(budgets) * 1.03 ** (index - (len(curves) - 1) / 2)
 
 
 def _miou(found: dict[str, Any]) -> tuple[float, list[float] | None]:
@@ -182,20 +196,31 @@ def _budget_ticks(axes: Axes, about: dict[str, Any]) -> None:
     axes.minorticks_off()
 
 
-def _over_budget(about: dict[str, Any], curves: list[_Curve], single: dict[str, list[float]], unit: str) -> Drawn:
+def _over_budget(
+    about: dict[str, Any], curves: list[_Curve], single: dict[str, list[float]], unit: str, fits: list[dict[str, Any]]
+) -> Drawn:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     _bands(axes, curves, _miou)
     for index, curve in enumerate(curves):
-        x = [about["budgets"][found["levels"][about["budget_axis"]]] for found in curve.settings]
-        _line(axes, x, curve.settings, _miou, index)
+        x = _x(about, curves, index)
+        _line(axes, x, curves, index, _miou)
         for at, found in zip(x, curve.settings, strict=True):
             _dots(axes, [at], single[setting(found["levels"])], index)
+        for fit in fits:
+            if fit["held"] == curve.held and fit["limit"] is not None:
+                fine = np.geomspace(x[0], x[-1])
+                fitted = fit["limit"] - fit["shape"]["drop"] * fine ** -fit["shape"]["rate"]
+                axes.plot(fine, fitted, color=_INK, lw=0.8, ls=(0, (1, 2)))
     _budget_ticks(axes, about)
     axes.set(xlabel=unit, ylabel="mIoU")
     _key(figure, curves)
-    references = " Horizontal: what dense masks of the same tiles teach." if any(c.references for c in curves) else ""
-    return Drawn(figure, f"mIoU over the budget. {_WHAT}{references}")
+    told = f"mIoU over the budget. {_WHAT}"
+    if any(curve.references for curve in curves):
+        told += " Horizontal: what dense masks of the same tiles teach."
+    if any(fit["limit"] is not None for fit in fits):
+        told += " Thin dots: the curve fitted to tell where it levels off."
+    return Drawn(figure, told)
 
 
 def _dots(axes: Axes, x: Sequence[float], values: Sequence[float], index: int) -> None:
@@ -207,15 +232,19 @@ def _over_hours(curves: list[_Curve], single: dict[str, list[float]]) -> Drawn:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for index, curve in enumerate(curves):
-        x = [found["annotator_hours"] for found in curve.settings]
-        _line(axes, x, curve.settings, _miou, index)
+        x = np.array([found["annotator_hours"] for found in curve.settings])
+        _line(axes, x, curves, index, _miou)
         for at, found in zip(x, curve.settings, strict=True):
             _dots(axes, [at], single[setting(found["levels"])], index)
         for place, (name, found) in enumerate(curve.references.items()):
             color = _COLORS[(index if len(curves) > 1 else place + 1) % len(_COLORS)]
             look: dict[str, Any] = {"color": color, "marker": _REFERENCES[name], "mfc": "none", "ls": ""}
-            axes.errorbar([found["annotator_hours"]], [found["miou"]], _error(*_miou(found)), capsize=3, **look)
+            at, error = [found["annotator_hours"]], _error(*_miou(found))
+            axes.errorbar(at, [found["miou"]], error, capsize=3 + 3 * place, **look)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
     axes.set(xlabel="hours of an annotator", ylabel="mIoU")
     _key(figure, curves, "marker")
     return Drawn(figure, f"mIoU over the hours that the labels take. {_WHAT}")
@@ -223,24 +252,25 @@ def _over_hours(curves: list[_Curve], single: dict[str, list[float]]) -> Drawn:
 
 def _classes(about: dict[str, Any], curves: list[_Curve], unit: str) -> Drawn:
     names = list(curves[0].settings[0]["iou"])
-    rows = math.ceil(len(names) / 3)
-    figure = Figure(figsize=(9, 2.6 * rows + 0.5), layout="constrained")
-    grid = figure.subplots(rows, min(3, len(names)), squeeze=False, sharex=True, sharey=True)
+    rows, columns = math.ceil(len(names) / 3), min(3, len(names))
+    figure = Figure(figsize=(9, 2.6 * rows + 0.7), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axes in grid.flat[len(names) :]:
         axes.remove()
+    for axes in grid[:, 0]:
+        axes.set_ylabel("IoU")
+    for axes in grid.flat[max(0, len(names) - columns) : len(names)]:
+        axes.set_xlabel(unit)
     for name, axes in zip(names, grid.flat, strict=False):
 
         def score(found: dict[str, Any], name: str = name) -> tuple[Any, Any]:
             return found["iou"][name], found["iou_interval"][name]
 
         _bands(axes, curves, score)
-        for index, curve in enumerate(curves):
-            x = [about["budgets"][found["levels"][about["budget_axis"]]] for found in curve.settings]
-            _line(axes, x, curve.settings, score, index)
+        for index in range(len(curves)):
+            _line(axes, _x(about, curves, index), curves, index, score)
         axes.set_title(name, size="medium")
         _budget_ticks(axes, about)
-    figure.supxlabel(unit, size="medium")
-    figure.supylabel("IoU", size="medium")
     _key(figure, curves)
     return Drawn(figure, "IoU of each class over the budget, with 95 % intervals.")
 

@@ -65,9 +65,9 @@ def _cost(seconds: Mapping[str, float]) -> list[str]:
     line = (
         f"An annotator's hours: {seconds['click']:g} s a click and {seconds['tile']:g} s a tile opened for points, "
         f"{seconds['mask']:g} s a full mask of a tile, as the ablation's config has them. Measured on PASCAL VOC "
-        "(Bearman et al., 2016, “What's the point”): 2.4 s for a click on a class that is there, 1 s to see that one is "
-        "not, so 22.1 s an image of 20 classes of which 1.5 are there, and 239.7 s a full mask. A tile of land cover "
-        "is no such image: your own seconds are better."
+        "(Bearman et al., 2016, “What's the point”): 2.4 s for a click on a class that is there and 1 s to see that "
+        "one is not, so 22.1 s an image of 20 classes of which 1.5 are there; 239.7 s a full mask. A tile of land "
+        "cover is no such image: your own seconds are better."
     )
     return ["<h2>Cost</h2>", pages.element("p", line)]
 

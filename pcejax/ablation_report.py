@@ -17,6 +17,7 @@ from pcejax.ablation_results import FIT, Arm, Results, setting
 from pcejax.ablation_statistics import MIN_TILES, summarise
 from pcejax.legend import Legend
 
+_INTERVAL = "95 % interval"
 _NO_TEST = "taught by these pixels: no test"
 
 
@@ -58,8 +59,8 @@ def _opening(results: Results) -> list[str]:
         parts.append(pages.element("p", f"{about['watermark']}: no figure here is a finding.", "notice"))
     parts.append(pages.element("p", about["question"]))
     if missing:
-        told = f"{missing} of {len(about['arms'])} arms are not finished: what follows is without them. They are listed"
-        parts.append(pages.element("p", f"{told} at the end.", "notice"))
+        told = f"Not finished: {missing} of {len(about['arms'])} arms, which are listed at the end; all else is without"
+        parts.append(pages.element("p", f"{told} them.", "notice"))
     return parts
 
 
@@ -105,17 +106,17 @@ def _answer(summary: dict[str, Any]) -> list[str]:
         return [*parts, "<p>No difference was asked for, or its arms are not finished.</p>"]
     claimed = sum(one["claim"] for one in asked)
     told = (
-        f"{claimed} of {len(asked)} differences asked for are claimed. A claim takes an interval without 0, "
-        f"{MIN_TILES} scored tiles and more than one seed. Where nothing differs, {len(asked)} comparisons at "
-        f"{summary['level']:.0%} claim {len(asked) * (1 - summary['level']):.2g} on average: the intervals are not "
-        "widened for being many."
+        f"Claimed: {claimed} of {len(asked)} differences that were asked for. A claim takes an interval without 0, "
+        f"{MIN_TILES} scored tiles and more than one seed. The intervals are not widened for being {len(asked)}: where "
+        f"nothing differs, {len(asked) * (1 - summary['level']):.2g} claims are to be expected."
     )
-    heads = ["difference in mIoU", "", f"{summary['level']:.0%} interval", "pairs", "said"]
+    heads = ["setting minus setting", "mIoU", _INTERVAL, "over", "pairs", "said"]
     rows = [
         [
             ablation_figures.difference_name(one),
             f"{one['difference']:+.3f}",
             _interval(one["interval"], "+.3f"),
+            ", ".join(one["resampled"]),
             one["pairs"],
             _said(one, summary),
         ]
@@ -150,22 +151,30 @@ def _signed(value: float | None) -> str | None:
 
 
 def _saturation(summary: dict[str, Any]) -> list[str]:
-    if not summary["saturation"]:
+    fitted = [one for one in summary["saturation"] if one["limit"] is not None]
+    if not fitted:
         return []
     told = (
         "A curve that levels off is fitted to the mIoU over the budget. Its limit is its own, not that of dense masks; "
-        "beside it are the budgets at which it comes to 90 and 95 % of that limit."
+        "beside it are the budgets at which it comes to 90 and 95 % of that limit, with their intervals."
     )
-    rows = []
-    for one in summary["saturation"]:
-        row = [setting(one["held"]) or "all", one["limit"], _interval(one["limit_interval"])]
-        for share in ("0.90", "0.95"):
-            found = one["budgets"][share]
-            budget = f"{found['budget']:.1f}" if found["reached"] else "not reached"
-            row += [budget, _interval(found["interval"], ".1f"), found["note"]]
-        rows.append(row)
-    heads = ["curve", "limit", "interval", "90 % at", "interval", "", "95 % at", "interval", ""]
-    return ["<h2>Where the curve ends</h2>", pages.element("p", told), pages.table(heads, rows)]
+    rows = [
+        [
+            setting(one["held"]) or "all",
+            one["limit"],
+            _interval(one["limit_interval"]),
+            *(_budget(one["budgets"][share]) for share in ("0.90", "0.95")),
+        ]
+        for one in fitted
+    ]
+    heads = ["curve", "limit", _INTERVAL, "90 % at", "95 % at"]
+    return ["<h2>Where the curve levels off</h2>", pages.element("p", told), pages.table(heads, rows)]
+
+
+def _budget(found: dict[str, Any]) -> str:
+    told = f"{found['budget']:.3g}" if found["reached"] else ""
+    told += f" ({_interval(found['interval'], '.3g')})" if found["interval"] else ""
+    return "; ".join(part for part in (told, found["note"]) if part)
 
 
 def _rows(
@@ -176,6 +185,7 @@ def _rows(
     for found, fit in [*((one, False) for one in settings), *((one, True) for one in fits)]:
         low, high = (None, None) if fit else found["interval"] or (None, None)
         row = found["levels"] | {"mIoU": found["miou"], "low": low, "high": high}
+        row |= {"over": "" if fit else ", ".join(found["resampled"])}
         row |= {"runs": found["runs"], "seeds": found["seeds"], "point draws": found["point_seeds"]}
         row |= {"SD over seeds": found["sd_seeds"], "SD over point draws": found["sd_point_seeds"]}
         row |= {f"of {name}": None if fit else found["retention"][name] for name in about["references"]}
@@ -196,14 +206,17 @@ def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 def _tables(rows: Sequence[dict[str, Any]], legend: Legend) -> list[str]:
     classes = [f"IoU {name}" for name in legend.names[: legend.num_known]]
     axes = list(itertools.takewhile(lambda name: name != "mIoU", rows[0]))
-    first = [name for name in rows[0] if name not in ("low", "high", *classes)]
-    first.insert(len(axes) + 1, "95 % interval")
-    shown = [row | {"95 % interval": _interval((row["low"], row["high"]))} for row in rows]
+    marks = ["note"] if any(row["note"] for row in rows) else []
+    rest = [name for name in rows[0] if name not in (*axes, "mIoU", "low", "high", "note", *classes)]
+    first = [*axes, *marks, "mIoU", _INTERVAL, *rest]
+    shown = [row | {_INTERVAL: _interval((row["low"], row["high"]))} for row in rows]
     told = (
-        "Of whole tiles, absolute. SD: the standard deviation over seeds with the points held, and over draws of the "
-        "points with the seed held. “of dense” is the share of that reference's mIoU, a description and no claim. "
-        "Hours are an annotator's. A click on a head sorts."
+        "Of whole tiles, absolute, with the interval and what was resampled for it. SD: the standard deviation over "
+        "seeds with the points held, and over draws of the points with the seed held. Hours are an annotator's."
     )
+    if any(name.startswith("of dense") for name in rest):
+        told += " “of dense”: the share of that reference's mIoU, a description and no claim."
+    told += " A click on a head sorts."
     return [
         "<h2>mIoU of each setting</h2>",
         pages.element("p", told, "note"),

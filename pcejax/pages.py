@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,15 @@ h1, h2, h3 { line-height: 1.2; }
 h2 { margin-top: 2.5rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-td, th { padding: .25rem .75rem; border-bottom: 1px solid #8886; text-align: right; }
+td, th { padding: .25rem .75rem; border-bottom: 1px solid #8886; text-align: left; vertical-align: top; }
+th { vertical-align: bottom; }
+.number { text-align: right; }
+td.number, .sorts td { white-space: nowrap; }
 td:first-child, th:first-child { text-align: left; }
-th button { font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer; }
-th button::after { content: " \\2195"; opacity: .4; }
-th[aria-sort=ascending] button::after { content: " \\2191"; opacity: 1; }
-th[aria-sort=descending] button::after { content: " \\2193"; opacity: 1; }
+th button { font: inherit; color: inherit; text-align: inherit; background: none; border: 0; padding: 0; }
+th button::after { content: "\\a0\\2195"; opacity: .4; }
+th[aria-sort=ascending] button::after { content: "\\a0\\2191"; opacity: 1; }
+th[aria-sort=descending] button::after { content: "\\a0\\2193"; opacity: 1; }
 img { max-width: 100%; height: auto; }
 figcaption, .note { color: light-dark(#666, #999); }
 figure { margin: 1rem 0; }
@@ -36,7 +40,7 @@ figure { margin: 1rem 0; }
 .key > span { margin-right: 1rem; white-space: nowrap; }
 .color { display: inline-block; width: .8rem; height: .8rem; margin-right: .3rem; border: 1px solid #888; }
 .row { display: flex; flex-wrap: wrap; gap: .75rem; }
-.row figure { width: 9.5rem; margin: 0 0 .75rem; font-size: .875rem; line-height: 1.3; }
+.row figure { width: 9.5rem; margin: 0 0 .75rem; font-size: .875rem; line-height: 1.3; overflow-wrap: anywhere; }
 pre { overflow-x: auto; background: #8882; padding: 1rem; }
 """
 
@@ -79,14 +83,25 @@ def element(tag: str, words: str, kind: str = "") -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, sortable: bool = False) -> str:
     """A table. A float has three decimals, None is a dash; the heads of a `sortable` one are buttons."""
 
-    def cell(value: Any) -> str:
-        key = f" data-value='{html.escape(str(value))}'" if sortable else ""
-        return f"<td{key}>{html.escape(_told(value))}</td>"
+    rows = list(rows)
+    # A column of numbers, or of what begins as numbers do, stands to the right.
+    aligns = [
+        " class='number'" if all(re.match(r"[-+]?\d|–$", _told(row[column])) for row in rows) else ""
+        for column in range(len(head))
+    ]
 
-    heads = (f"<button>{html.escape(name)}</button>" if sortable else html.escape(name) for name in head)
-    lines = "".join("<tr>" + "".join(map(cell, row)) + "</tr>" for row in rows)
-    first = "<tr>" + "".join(f"<th scope='col'>{name}</th>" for name in heads) + "</tr>"
-    return f"<div class='scroll'><table><thead>{first}</thead><tbody>{lines}</tbody></table></div>"
+    def line(row: Sequence[Any]) -> str:
+        keys = [f" data-value='{html.escape(str(value))}'" if sortable else "" for value in row]
+        cells = zip(aligns, keys, row, strict=True)
+        return (
+            "<tr>" + "".join(f"<td{how}{key}>{html.escape(_told(value))}</td>" for how, key, value in cells) + "</tr>"
+        )
+
+    names = [f"<button>{html.escape(name)}</button>" if sortable else html.escape(name) for name in head]
+    heads = "".join(f"<th scope='col'{how}>{name}</th>" for how, name in zip(aligns, names, strict=True))
+    kind = " class='sorts'" if sortable else ""
+    lines = "".join(map(line, rows))
+    return f"<div class='scroll'><table{kind}><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>"
 
 
 def _told(value: Any) -> str:

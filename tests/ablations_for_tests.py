@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import zlib
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def skill_of(budget, effect=0.0):
 
 def write_arm(workdir, arm, skill, split, *, tiles, points, config, protocol="across", pictured=1, side=24, seconds=90):
     folder = workdir / "arms" / arm["name"]
-    tile_rng, rng = np.random.default_rng(5), np.random.default_rng([len(arm["name"]), arm["seed"], arm["point_seed"]])
+    tile_rng, rng = np.random.default_rng(5), np.random.default_rng(zlib.crc32(arm["name"].encode()))
     noise = 0.02 * rng.normal()
     shifts = 0.1 * tile_rng.normal(size=tiles)
     matrices = {
