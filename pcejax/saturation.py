@@ -21,7 +21,7 @@ MIN_BUDGETS = 4
 SHARES = (0.90, 0.95)
 """Of the limit, whose budgets are told."""
 
-_RATES = np.geomspace(0.02, 5.0, 400)
+_RATES = np.geomspace(0.02, 5.0, 1000)
 
 
 class Curve(NamedTuple):
@@ -42,15 +42,19 @@ def fit(budgets: Sequence[float] | np.ndarray, scores: np.ndarray) -> Curve:
 
     With the rate given, limit and drop are linear; on a bound, one of them is left.
     """
-    scores = np.asarray(scores, float)[..., None, :]  # [..., 1, budgets]
+    scores = np.asarray(scores, float)
     x = np.asarray(budgets, float) ** -_RATES[:, None]  # [rates, budgets]
-    deviations = x - x.mean(1, keepdims=True)
-    mean = scores.mean(-1)
-    drop = np.maximum(-(deviations * scores).sum(-1) / (deviations**2).sum(-1), 0.0)
-    limit = mean + drop * x.mean(1)
-    drop = np.where(limit > 1.0, (x * (1.0 - scores)).sum(-1) / (x**2).sum(-1), drop)
+    x_mean, y_mean = x.mean(1), scores.mean(-1, keepdims=True)
+    x, y = x - x_mean[:, None], scores - y_mean
+    slope = y @ x.T / (x**2).sum(1)  # [..., rates], as are drop and limit
+    drop = np.maximum(-slope, 0.0)
+    limit = y_mean + drop * x_mean
+    # Held at 1, the limit leaves a line through one point.
+    through_1 = (x_mean * (1.0 - y_mean) - slope * (x**2).mean(1)) / (x_mean**2 + (x**2).mean(1))
+    drop = np.where(limit > 1.0, through_1, drop)
     limit = np.minimum(limit, 1.0)
-    misfit = ((limit[..., None] - drop[..., None] * x - scores) ** 2).sum(-1)
+    of_shape = drop * (drop + 2 * slope) * (x**2).mean(1)
+    misfit = of_shape + (limit - y_mean - drop * x_mean) ** 2  # but for what no fit changes
     best = misfit.argmin(-1)[..., None]
     limit, drop = (np.take_along_axis(values, best, -1)[..., 0] for values in (limit, drop))
     return Curve(limit, drop, _RATES[best[..., 0]])
