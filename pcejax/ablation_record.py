@@ -96,5 +96,5 @@ def _arms(results: Results) -> list[str]:
         for arm in results.arms
     ]
     table = pages.table(["arm", "mIoU", "annotator's hours", "seconds", "devices"], rows, sortable=True)
-    heading = f"<summary>{len(rows)} arms, {total} hours of machine time in all</summary>"
+    heading = f"<summary>{len(rows)} arms, {total} of machine time over all starts</summary>"
     return ["<h2>Arms</h2>", f"<details>{heading}{table}</details>"]

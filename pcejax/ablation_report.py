@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pcejax import ablation_examples, ablation_figures, ablation_record, ablation_results, pages, writers
+from pcejax import ablation_examples, ablation_figures, ablation_record, ablation_results, drawing, pages, writers
 from pcejax.ablation_results import FIT, Arm, Results, setting
 from pcejax.ablation_statistics import MIN_TILES, summarise
 from pcejax.legend import Legend
@@ -110,7 +110,7 @@ def _answer(summary: dict[str, Any]) -> list[str]:
         f"{MIN_TILES} scored tiles and more than one seed. The intervals are not widened for being {len(asked)}: where "
         f"nothing differs, {len(asked) * (1 - summary['level']):.2g} claims are to be expected."
     )
-    heads = ["setting minus setting", "mIoU", _INTERVAL, "over", "pairs", "said"]
+    heads = ["setting minus setting", "difference in mIoU", _INTERVAL, "over", "pairs", "said"]
     rows = [
         [
             ablation_figures.difference_name(one),
@@ -207,12 +207,12 @@ def _tables(rows: Sequence[dict[str, Any]], legend: Legend) -> list[str]:
     classes = [f"IoU {name}" for name in legend.names[: legend.num_known]]
     axes = list(itertools.takewhile(lambda name: name != "mIoU", rows[0]))
     marks = ["note"] if any(row["note"] for row in rows) else []
-    rest = [name for name in rows[0] if name not in (*axes, "mIoU", "low", "high", "note", *classes)]
+    rest = [name for name in rows[0] if name not in (*axes, "mIoU", "low", "high", "over", "note", *classes)]
     first = [*axes, *marks, "mIoU", _INTERVAL, *rest]
     shown = [row | {_INTERVAL: _interval((row["low"], row["high"]))} for row in rows]
     told = (
-        "Of whole tiles, absolute, with the interval and what was resampled for it. SD: the standard deviation over "
-        "seeds with the points held, and over draws of the points with the seed held. Hours are an annotator's."
+        "Of whole tiles, absolute. SD: the standard deviation over seeds with the points held, and over draws of the "
+        "points with the seed held. Hours are an annotator's."
     )
     if any(name.startswith("of dense") for name in rest):
         told += " “of dense”: the share of that reference's mIoU, a description and no claim."
@@ -226,9 +226,9 @@ def _tables(rows: Sequence[dict[str, Any]], legend: Legend) -> list[str]:
     ]
 
 
-def _figures(folder: Path, drawn: dict[str, ablation_figures.Drawn]) -> list[str]:
+def _figures(folder: Path, drawn: dict[str, drawing.Drawn]) -> list[str]:
     parts = ["<h2>Figures</h2>"]
     for name, (figure, caption) in drawn.items():
-        ablation_figures.save(figure, folder / name)
+        drawing.save(figure, folder / name)
         parts.append(pages.picture((folder / f"{name}.svg").read_bytes(), caption, "svg+xml"))
     return parts

@@ -39,8 +39,15 @@ def test_only_a_page_that_sorts_has_a_script(tmp_path):
 
 def test_cells_show_three_decimals_and_sort_by_the_whole_value():
     row = [0.12345, 7, None, float("nan"), "water"]
-    cells = re.findall(r"<td data-value='(.*?)'>(.*?)</td>", pages.table(list("abcde"), [row], sortable=True))
+    cells = re.findall(r"<td.*? data-value='(.*?)'>(.*?)</td>", pages.table(list("abcde"), [row], sortable=True))
     assert [shown for _, shown in cells] == ["0.123", "7", "–", "–", "water"]
     assert [value for value, _ in cells] == ["0.12345", "7", "None", "nan", "water"]
     assert "data-value" not in pages.table(list("abcde"), [row])
     assert "button" not in pages.table(list("abcde"), [row])
+
+
+def test_a_column_of_numbers_stands_to_the_right_and_one_with_a_word_does_not():
+    rows = [[1, "3", "+0.1 to +0.2", None], [2, "dense", "-0.1 to +0.2", 0.5]]
+    for column in re.findall(r"<t[dh].*?</t[dh]>", pages.table(list("abcd"), rows)):
+        name = re.sub("<.*?>", "", column)
+        assert ("number" in column) == (name not in ("b", "3", "dense")), column
