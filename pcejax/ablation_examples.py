@@ -35,7 +35,9 @@ def grid(results: Results) -> list[str]:
     for tile in tiles[:MAX_TILES]:
         sheets = [Image.open(folder / f"{tile}.png") for folder in folders]
         row = [_picture(sheets[0], _IMAGE, "image"), _picture(sheets[0], _TRUTH, "truth")]
-        for (name, arm), sheet in zip(shown.items(), sheets, strict=True):
+        for arm, sheet in zip(shown.values(), sheets, strict=True):
+            levels = arm.run.levels
+            name = setting(levels) if len(levels) > 1 else "".join(levels.values())
             score = metrics.miou(arm.run.matrices[tile], num_known)
             mark = ", taught by these pixels" if arm.protocol == FIT else ""
             row.append(_picture(sheet, _MAP, f"{name}: {score:.2f}{mark}"))

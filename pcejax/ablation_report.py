@@ -110,7 +110,7 @@ def _answer(summary: dict[str, Any]) -> list[str]:
         f"{MIN_TILES} scored tiles and more than one seed. The intervals are not widened for being {len(asked)}: where "
         f"nothing differs, {len(asked) * (1 - summary['level']):.2g} claims are to be expected."
     )
-    heads = ["setting minus setting", "difference in mIoU", _INTERVAL, "over", "pairs", "said"]
+    heads = ["setting minus setting", "difference in mIoU", _INTERVAL, "interval over", "pairs", "said"]
     rows = [
         [
             ablation_figures.difference_name(one),
@@ -186,8 +186,8 @@ def _rows(
         low, high = (None, None) if fit else found["interval"] or (None, None)
         row = found["levels"] | {"mIoU": found["miou"], "low": low, "high": high}
         row |= {"over": "" if fit else ", ".join(found["resampled"])}
-        row |= {"runs": found["runs"], "seeds": found["seeds"], "point draws": found["point_seeds"]}
-        row |= {"SD over seeds": found["sd_seeds"], "SD over point draws": found["sd_point_seeds"]}
+        row |= {"runs": found["runs"], "seeds": found["seeds"], "draws": found["point_seeds"]}
+        row |= {"SD over seeds": found["sd_seeds"], "SD over draws": found["sd_point_seeds"]}
         row |= {f"of {name}": None if fit else found["retention"][name] for name in about["references"]}
         row |= {"hours": found["annotator_hours"], "note": _NO_TEST if fit else ""}
         rows.append(row | {f"IoU {name}": value for name, value in found["iou"].items()})
@@ -211,8 +211,8 @@ def _tables(rows: Sequence[dict[str, Any]], legend: Legend) -> list[str]:
     first = [*axes, *marks, "mIoU", _INTERVAL, *rest]
     shown = [row | {_INTERVAL: _interval((row["low"], row["high"]))} for row in rows]
     told = (
-        "Of whole tiles, absolute. SD: the standard deviation over seeds with the points held, and over draws of the "
-        "points with the seed held. Hours are an annotator's."
+        "Of whole tiles, absolute. Draws are of points. SD: standard deviation over seeds with the points held, and over "
+        "draws with the seed held. Hours are an annotator's."
     )
     if any(name.startswith("of dense") for name in rest):
         told += " “of dense”: the share of that reference's mIoU, a description and no claim."

@@ -10,11 +10,12 @@ VOID = {"meta", "img"}
 
 
 class Page(html.parser.HTMLParser):
-    """Text, images and links of a page; fails where tags do not close in order."""
+    """Text, images with their captions, and links of a page; fails where tags do not close in order."""
 
     def __init__(self, path):
         super().__init__()
-        self.text, self.images, self.drawings, self.tags, self.outside, self._open = "", [], [], [], [], []
+        self.text, self.images, self.drawings, self.captions = "", [], [], []
+        self.tags, self.outside, self._open = [], [], []
         self.feed(path.read_text(encoding="utf-8"))
         assert self._open == []
 
@@ -30,6 +31,7 @@ class Page(html.parser.HTMLParser):
                 assert kind == "data:image/png;base64"
                 self.images.append(Image.open(io.BytesIO(data)))
             assert named["alt"]
+            self.captions.append(named["alt"])
         self.outside += [value for name, value in attrs if name in ("src", "href") and not value.startswith("data:")]
         if tag not in VOID:
             self._open.append(tag)
