@@ -211,8 +211,8 @@ def _tables(rows: Sequence[dict[str, Any]], legend: Legend) -> list[str]:
     first = [*axes, *marks, "mIoU", _INTERVAL, *rest]
     shown = [row | {_INTERVAL: _interval((row["low"], row["high"]))} for row in rows]
     told = (
-        "Of whole tiles, absolute. Draws are of points. SD: standard deviation over seeds with the points held, and over "
-        "draws with the seed held. Hours are an annotator's."
+        "Of whole tiles, absolute. Draws are of points. SD: standard deviation over seeds with the points held, and "
+        "over draws with the seed held. Hours are an annotator's."
     )
     if any(name.startswith("of dense") for name in rest):
         told += " “of dense”: the share of that reference's mIoU, a description and no claim."

@@ -81,7 +81,10 @@ def element(tag: str, words: str, kind: str = "") -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, sortable: bool = False) -> str:
-    """A table. A float has three decimals, None is a dash; the heads of a `sortable` one are buttons."""
+    """A table; its rows are as long as its head. A float has three decimals, None is a dash.
+
+    The heads of a `sortable` one are buttons.
+    """
 
     rows = list(rows)
     # A column of numbers, or of what begins as numbers do, stands to the right.

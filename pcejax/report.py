@@ -76,9 +76,8 @@ def _scores(workdir: Path, result: dict[str, Any]) -> str:
     path = runs.baselines_path(workdir, result["split"])
     if path.exists():
         rows += [(name, scores["miou"], scores["iou"]) for name, scores in json.loads(path.read_text()).items()]
-    rows.append(
-        (f"the commonest class of the truth everywhere ({result['majority_class']})", result["majority_miou"], {})
-    )
+    constant = f"the commonest class of the truth everywhere ({result['majority_class']})"
+    rows.append((constant, result["majority_miou"], dict.fromkeys(result["iou"], "")))
     table = pages.table(
         ["taught by the same labels", "mIoU", *(f"{name} IoU" for name in result["iou"])],
         ([name, miou, *("absent" if iou is None else iou for iou in ious.values())] for name, miou, ious in rows),
