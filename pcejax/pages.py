@@ -89,7 +89,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, sortable: bool 
     rows = list(rows)
     # A column of numbers, or of what begins as numbers do, stands to the right.
     aligns = [
-        " class='number'" if all(re.match(r"[-+]?\d|–$", _told(row[column])) for row in rows) else ""
+        " class='number'" if all(re.match(r"[-+]?\d|–?$", _told(row[column])) for row in rows) else ""
         for column in range(len(head))
     ]
 
