@@ -32,10 +32,7 @@ _EQUAL = (
     "data.anchored_share",
     "data.unlabelled_share",
 )
-"""What is equal in all arms, dense ones included, unless it is the factor; and so is the extent of a crop."""
-
-_EXTENT = ("data.crop", "data.scale")
-"""Pixels at the training scale, and that scale: their quotient is the ground that a crop covers."""
+"""What is equal in all arms, dense ones included, unless it is the factor; and so is the ground that a crop covers."""
 
 _SEEDS = ("seed", "points.seed")
 
@@ -87,7 +84,8 @@ def config_of(ablation: ml_collections.ConfigDict, overrides: Mapping[str, Any])
             operator.attrgetter(field)(config)
             config.update_from_flattened_dict({field: value})
         except AttributeError as error:  # ml_collections names the nearest
-            told = str(error).replace("\n", "; ")
+            cause = error.args[0]  # the message, or the KeyError that has it
+            told = str(cause.args[0] if isinstance(cause, KeyError) else cause).replace("\n", "; ")
             raise UserError(f"{ablation.name}: {field}={value!r}: no field {told}") from error
         except (TypeError, KeyError) as error:
             raise UserError(f"{ablation.name}: {field}={value!r}: {error}") from error
@@ -97,30 +95,30 @@ def config_of(ablation: ml_collections.ConfigDict, overrides: Mapping[str, Any])
 def check_protocol(ablation: ml_collections.ConfigDict, arms: Iterable[Arm]) -> None:
     """Checks that arms differ in nothing but what is compared (DESIGN, "Protocol of a comparison").
 
-    Steps, crops, their extent, schedule, augmentation, anchoring and splits are equal in all arms, unless they are the
-    factor: every level of it sets the field. Levels with a budget differ in `points.budget` alone, so that budgets are
-    nested.
+    Steps, crops and the ground that they cover, schedule, augmentation, anchoring and splits are equal in all arms,
+    unless they are the factor, every level of which sets them then. Levels of points differ in `points.budget` alone,
+    so that budgets are nested.
 
     Raises:
       UserError: they do; the message has the field, two arms and their values.
     """
     configs = {arm.name: config_of(ablation, arm.overrides) for arm in arms}
+    factor = [*ablation.axes[ablation.factor].values()]
     first = next(iter(configs.values()))
-    quantities: dict[tuple[str, ...], Callable[[ml_collections.ConfigDict], Any]] = {
-        (field,): operator.attrgetter(field)
-        for field in (*_EQUAL, *(f"{section}.{name}" for section in _EQUAL_SECTIONS for name in first[section]))
+    fields = (*_EQUAL, *(f"{section}.{name}" for section in _EQUAL_SECTIONS for name in first[section]))
+    kept: dict[str, Callable[[ml_collections.ConfigDict], Any]] = {
+        field: operator.attrgetter(field) for field in fields if not all(field in level for level in factor)
     }
-    quantities[_EXTENT] = lambda config: config.data.crop / config.data.scale
-    for fields, value_of in quantities.items():
-        if all(set(fields) & set(level) for level in ablation.axes[ablation.factor].values()):
-            continue
+    # Levels of another scale have other crops, of the same ground.
+    if any("data.crop" not in level or "data.scale" in level for level in factor):
+        kept["data.crop / data.scale"] = lambda config: config.data.crop / config.data.scale
+    for field, value_of in kept.items():
         values = {name: value_of(config) for name, config in configs.items()}
         name, other = _differing(values)
         if name != other:
             raise UserError(
-                f"{ablation.name}: {' / '.join(fields)} is {values[name]} in arm {name} and {values[other]} in arm "
-                f"{other}; expected it equal in all arms, or set by every level of the factor "
-                f"({ablation.factor!r}), which is compared"
+                f"{ablation.name}: {field} is {values[name]} in arm {name} and {values[other]} in arm {other}; expected "
+                f"it equal in all arms, or set by every level of the factor, {ablation.factor!r}, as what is compared"
             )
     for name, config in configs.items():
         if not config.data.eval_split:
@@ -165,13 +163,9 @@ def _load(base: str) -> ml_collections.ConfigDict:
 
 
 def _point_seeds(ablation: ml_collections.ConfigDict, levels: Mapping[str, str]) -> tuple[int, ...]:
-    """Those of the run's level where it has some of its own."""
-    own = [ablation.point_seeds_of[axis][label] for axis, label in levels.items() if _has_own(ablation, axis, label)]
-    return own[0] if own else ablation.point_seeds
-
-
-def _has_own(ablation: ml_collections.ConfigDict, axis: str, label: str) -> bool:
-    return label in ablation.point_seeds_of.get(axis, {})
+    """Those of the first level that has some of its own, or else the ablation's."""
+    own = (ablation.point_seeds_of.get(axis, {}).get(label) for axis, label in levels.items())
+    return next((seeds for seeds in own if seeds), ablation.point_seeds)
 
 
 def _turn(ablation: ml_collections.ConfigDict, arm: Arm) -> tuple[int, int]:

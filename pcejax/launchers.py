@@ -1,8 +1,8 @@
 """Ways to run many commands: processes of this machine, or a job array of SLURM.
 
-A launcher is an iterator; each step tells which tasks ended since the step before. It ends when no task is left, or soon
-after it was asked to stop. What a task prints is appended to its log, which is locked while the task's process lives:
-no two are ever at one task, whoever started them.
+A launcher is an iterator; each step tells which tasks ended since the step before. It ends when no task is left, or
+soon after it was asked to stop. What a task prints is appended to its log, which is locked while the task's process
+lives: no two are ever at one task, whoever started them.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 
 scripts/ablate.py --config=configs/ablations/point_sparsity.py:demo --workdir=runs/point_sparsity --processes=2
 scripts/ablate.py --workdir=runs/point_sparsity --report_only
-scripts/ablate.py --config=... --workdir=... --launcher=slurm --slurm=timeout_min=240,gpus_per_node=1,slurm_partition=gpu
+scripts/ablate.py --config=... --workdir=... --launcher=slurm --slurm=timeout_min=240,gpus_per_node=1
 """
 
 import ast

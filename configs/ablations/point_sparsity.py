@@ -1,6 +1,6 @@
-"""How few points are enough? Budgets per class and tile, up to dense masks.
+"""How few points are enough? Budgets per class and tile, up to whole masks.
 
-Command: scripts/ablate.py --config=configs/ablations/point_sparsity.py:demo --workdir=runs/point_sparsity
+Command: scripts/ablate.py --config=configs/ablations/point_sparsity.py:demo --workdir=runs/point_sparsity --processes=2
 """
 
 import ml_collections
@@ -9,28 +9,20 @@ from configs.ablations import default
 
 
 def get_config(size: str = "demo") -> ml_collections.ConfigDict:
-    """`"smoke"`, `"demo"` or `"full"`: see configs/ablations/default.py."""
+    """`"smoke"`, `"demo"` or `"full"`."""
     ablation = default.get_config("point_sparsity", size)
     ablation.title = "Point sparsity: how few labelled points are enough"
     ablation.question = (
-        "How does mIoU grow with the points per class and tile, and at which budget does it reach 90 and 95 % of what "
-        "more points would give? An answer is a budget with an interval; dense masks are there to compare with."
+        "How does mIoU grow with the points per class and tile? An answer is the budget, with an interval, at which it "
+        "reaches 90 and 95 % of what more points would give. Dense masks are there to compare with."
     )
-    budgets = (1, 3) if size == "smoke" else (1, 3, 10, 30, 100)
-    points = {str(budget): {"points.budget": budget} for budget in budgets}
-    ablation.axes = {"points": points | DENSE}
+    points = default.budgets(1, 3) if size == "smoke" else default.budgets(1, 3, 10, 30, 100)
+    ablation.axes = {"points": points | default.DENSE}
     ablation.factor = ablation.budget_axis = "points"
-    ablation.references = {label: label for label in DENSE}
+    ablation.references = {label: label for label in default.DENSE}
     labels = [*points]
     ablation.differences = tuple(("points", more, fewer) for fewer, more in zip(labels, labels[1:], strict=False))
-    few = tuple(range(3 if size == "smoke" else 5))
-    ablation.point_seeds_of = {"points": dict.fromkeys(labels[: 1 if size == "smoke" else 2], few)}
-    ablation.point_seeds_of["points"] |= dict.fromkeys(DENSE, (0,))
+    # Which points there are matters most where there are few; not at all where there are all.
+    of_few = dict.fromkeys(labels[:2], tuple(range(5))) if size != "smoke" else {labels[0]: (0, 1)}
+    ablation.point_seeds_of = {"points": of_few | dict.fromkeys(default.DENSE, (0,))}
     return ablation
-
-
-# Points weigh a class alike in each crop; masks weigh all pixels alike, or the classes of a tile.
-DENSE = {
-    annotator: {"points.annotator": annotator, "loss.balance_crops": False} for annotator in ("dense", "dense_balanced")
-}
-"""Levels of whole masks."""
