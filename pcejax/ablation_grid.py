@@ -117,8 +117,8 @@ def check_protocol(ablation: ml_collections.ConfigDict, arms: Iterable[Arm]) -> 
         name, other = _differing(values)
         if name != other:
             raise UserError(
-                f"{ablation.name}: {field} is {values[name]} in arm {name} and {values[other]} in arm {other}; expected "
-                f"it equal in all arms, or set by every level of the factor, {ablation.factor!r}, as what is compared"
+                f"{ablation.name}: {field} is {values[name]} in arm {name} and {values[other]} in arm {other}; "
+                f"expected it equal in all arms, or set by every level of the factor, {ablation.factor!r}"
             )
     for name, config in configs.items():
         if not config.data.eval_split:

@@ -202,26 +202,27 @@ def run_slurm(
         executor.update_parameters(name="pcejax", **limit | dict(options))
     except (RuntimeError, NameError, ValueError, AssertionError) as error:
         raise UserError(f"--launcher=slurm: {' '.join(str(error).split())}") from error
-    jobs = dict(zip(tasks, executor.map_array(_Job(), tasks), strict=True))
-    print(f"slurm: {len(jobs)} jobs, {next(iter(jobs.values())).job_id} the first; their files are in {folder}")
-    told = False
-    while jobs:
+    jobs = executor.map_array(_Job(), tasks)
+    print(f"slurm: {len(jobs)} jobs, the first is {jobs[0].job_id}; their files are in {folder}", flush=True)
+    waiting, told = list(zip(tasks, jobs, strict=True)), False
+    while waiting:
         time.sleep(_POLL)
         if asked() and not told:
             told = True
-            for job in jobs.values():
+            for _, job in waiting:
                 job.cancel(check=False)
-        ended = {task: job for task, job in jobs.items() if job.done()}
-        jobs = {task: job for task, job in jobs.items() if task not in ended}
-        yield [_result(task, job, told) for task, job in ended.items()]
+        ended = [entry for entry in waiting if entry[1].done()]
+        waiting = [entry for entry in waiting if entry not in ended]
+        yield [_result(task, job, told) for task, job in ended]
 
 
 def _result(task: Task, job: Any, cancelled: bool) -> Ended:
+    if cancelled:
+        _wait_for_end(task)
+        return Ended(task.name, 0.0, interrupts.EXIT_CODE)
     try:
         return job.result()
-    except Exception as error:  # what submitit raises has no common class but this one
-        if cancelled:
-            return Ended(task.name, 0.0, interrupts.EXIT_CODE)
+    except Exception as error:  # what submitit raises has no other class in common
         with task.log.open("a") as log:
             print(f"error: job {job.job_id} ended without a result: {' '.join(str(error).split())}", file=log)
         return Ended(task.name, 0.0, 1)

@@ -1,6 +1,6 @@
 """What should be clicked? Ways to label about as much, beside each other.
 
-Command: scripts/ablate.py --config=configs/ablations/annotators.py:demo --workdir=runs/annotators --processes=2
+Command: scripts/ablate.py --config=configs/ablations/annotators.py:demo --workdir=runs/annotators
 """
 
 import ml_collections

@@ -1,6 +1,6 @@
 """The claim: a deeper U-Net maps better. Or is it the FLOPs?
 
-Command: scripts/ablate.py --config=configs/ablations/depth.py:demo --workdir=runs/depth --processes=2
+Command: scripts/ablate.py --config=configs/ablations/depth.py:demo --workdir=runs/depth
 """
 
 import ml_collections

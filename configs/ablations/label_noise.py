@@ -1,6 +1,6 @@
 """How many wrong clicks can be borne?
 
-Command: scripts/ablate.py --config=configs/ablations/label_noise.py:demo --workdir=runs/label_noise --processes=2
+Command: scripts/ablate.py --config=configs/ablations/label_noise.py:demo --workdir=runs/label_noise
 """
 
 import ml_collections

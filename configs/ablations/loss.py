@@ -1,6 +1,6 @@
 """The claim: partial cross entropy beats plain cross entropy on sparse labels. And what terms beside it are worth.
 
-Command: scripts/ablate.py --config=configs/ablations/loss.py:demo --workdir=runs/loss --processes=2
+Command: scripts/ablate.py --config=configs/ablations/loss.py:demo --workdir=runs/loss
 
 `table` and `table_deepglobe` are the settings of the table in docs/losses.md, on drawn scenes and on eight tiles of
 DeepGlobe; its three runs a cell are the arms whose seed and draw are equal.

@@ -1,6 +1,6 @@
 """The claim: fusing features of several scales helps. Or is it the parameters?
 
-Command: scripts/ablate.py --config=configs/ablations/multiscale.py:demo --workdir=runs/multiscale --processes=2
+Command: scripts/ablate.py --config=configs/ablations/multiscale.py:demo --workdir=runs/multiscale
 """
 
 import ml_collections

@@ -1,7 +1,9 @@
 """How few points are enough? Budgets per class and tile, up to whole masks.
 
-Command: scripts/ablate.py --config=configs/ablations/point_sparsity.py:demo --workdir=runs/point_sparsity --processes=2
+Command: scripts/ablate.py --config=configs/ablations/point_sparsity.py:demo --workdir=runs/point_sparsity
 """
+
+import itertools
 
 import ml_collections
 
@@ -21,7 +23,7 @@ def get_config(size: str = "demo") -> ml_collections.ConfigDict:
     ablation.factor = ablation.budget_axis = "points"
     ablation.references = {label: label for label in default.DENSE}
     labels = [*points]
-    ablation.differences = tuple(("points", more, fewer) for fewer, more in zip(labels, labels[1:], strict=False))
+    ablation.differences = tuple(("points", more, fewer) for fewer, more in itertools.pairwise(labels))
     # Which points there are matters most where there are few; not at all where there are all.
     of_few = dict.fromkeys(labels[:2], tuple(range(5))) if size != "smoke" else {labels[0]: (0, 1)}
     ablation.point_seeds_of = {"points": of_few | dict.fromkeys(default.DENSE, (0,))}

@@ -1,6 +1,6 @@
 """The same number of clicks: a few on many tiles, or many on a few?
 
-Command: scripts/ablate.py --config=configs/ablations/points_or_tiles.py:demo --workdir=runs/points_or_tiles --processes=2
+Command: scripts/ablate.py --config=configs/ablations/points_or_tiles.py:demo --workdir=runs/points_or_tiles
 """
 
 import ml_collections

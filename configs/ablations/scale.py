@@ -1,6 +1,6 @@
 """At which resolution should the net see? Crops cover the same ground at each.
 
-Command: scripts/ablate.py --config=configs/ablations/scale.py:demo --workdir=runs/scale --processes=2
+Command: scripts/ablate.py --config=configs/ablations/scale.py:demo --workdir=runs/scale
 """
 
 import ml_collections
