@@ -168,5 +168,5 @@ def _overrides(workdir: Path, arm: Arm) -> dict[str, Any]:
 def _command(ablation: ml_collections.ConfigDict, workdir: Path, arm: Arm) -> list[str]:
     """The arm's run, as a user can start it."""
     script, base = (os.path.relpath(ablation_grid.ROOT / path) for path in ("scripts/train.py", ablation.base))
-    flags = [f"--config.{field}={value}" for field, value in _overrides(workdir, arm).items()]
+    flags = ablation_grid.flags(_overrides(workdir, arm))
     return [sys.executable, script, f"--config={base}", f"--workdir={_folder(workdir, arm)}", *flags]

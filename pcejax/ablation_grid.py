@@ -92,6 +92,11 @@ def config_of(ablation: ml_collections.ConfigDict, overrides: Mapping[str, Any])
     return config
 
 
+def flags(overrides: Mapping[str, Any]) -> list[str]:
+    """The overrides as flags of scripts/train.py."""
+    return [f"--config.{field}={value}" for field, value in overrides.items()]
+
+
 def check_protocol(ablation: ml_collections.ConfigDict, arms: Iterable[Arm]) -> None:
     """Checks that arms differ in nothing but what is compared (DESIGN, "Protocol of a comparison").
 
