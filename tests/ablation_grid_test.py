@@ -246,6 +246,23 @@ def test_a_shipped_ablation_can_be_compared_at_each_size(name, size):
     assert len({arm.name for arm in arms}) == len(arms)
 
 
+@pytest.mark.parametrize("size", default.SIZES)
+def test_the_example_in_the_documentation_is_whole(size):
+    text = (ROOT / "docs" / "ablations.md").read_text()
+    module: dict = {}
+    exec(text.partition("```python\n")[2].partition("```")[0], module)
+    ablation = module["get_config"](size)
+    assert len(ablation_grid.expand(ablation)) == 2 * 2 * len(ablation.seeds) * len(ablation.point_seeds)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_documentation_tells_the_number_of_arms(name):
+    told = (ROOT / "docs" / "ablations.md").read_text()
+    counts = ", ".join(str(len(ablation_grid.expand(load(name, size)))) for size in default.SIZES)
+    (row,) = [line for line in told.splitlines() if line.startswith(f"| `{name}`")]
+    assert row.endswith(f"| {counts} |")
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_demo_can_claim(name):
     """Claims need more than one seed, and 20 scored tiles."""

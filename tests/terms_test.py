@@ -76,7 +76,7 @@ def test_a_loss_of_no_terms_is_refused():
 def test_each_loss_of_the_ablation_has_the_terms_of_its_name(size):
     ablation = loss.get_config(size)
     for name, level in ablation.axes["loss"].items():
-        config = ablation_grid.config_of(ablation, level)
+        config = ablation_grid.config_of(ablation, ablation.overrides | level)
         told = {term.name for term in terms.make_terms(config.loss)}
         replaced = ("unknown_class_cross_entropy", "all_pixel_cross_entropy")
         assert told == ({name} if name in replaced else {"partial_cross_entropy", name})
