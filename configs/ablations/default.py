@@ -73,6 +73,7 @@ def get_config(name: str, size: str) -> ml_collections.ConfigDict:
         ablation.seeds, ablation.point_seeds = (0, 1), (0,)
         ablation.overrides |= {"model.depth": 1, "model.width": 2, "inference.window": 32, "inference.overlap": 8}
     else:
+        ablation.point_seeds = (0, 1)
         # Batch norm: in a schedule this short it fits its labels, when group norm has just begun to.
         ablation.overrides |= {
             "model.depth": 3,

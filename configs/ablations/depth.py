@@ -37,6 +37,5 @@ def get_config(size: str = "demo") -> ml_collections.ConfigDict:
         ("depth", "deep", "wide_equal_flops"),
     )
     if size == "demo":
-        ablation.point_seeds = (0, 1)
         ablation.overrides["train.num_steps"] = 450
     return ablation

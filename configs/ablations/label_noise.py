@@ -24,6 +24,4 @@ def get_config(size: str = "demo") -> ml_collections.ConfigDict:
     }
     ablation.factor, ablation.budget_axis = "noise", "points"
     ablation.differences = default.against("noise", "0.0", noise)
-    if size == "demo":
-        ablation.point_seeds = (0, 1)
     return ablation

@@ -56,8 +56,6 @@ def get_config(size: str = "demo") -> ml_collections.ConfigDict:
         ),
         *default.against("loss", "partial_cross_entropy", added),
     )
-    if size == "demo":
-        ablation.point_seeds = (0, 1)
     return ablation
 
 

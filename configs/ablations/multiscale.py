@@ -36,6 +36,4 @@ def get_config(size: str = "demo") -> ml_collections.ConfigDict:
     ablation.overrides |= {"inference.window": window, "inference.overlap": window // 4}
     if size != "full":
         ablation.overrides["model.fusion.grids"] = (1, 2, 4)
-    if size == "demo":
-        ablation.point_seeds = (0,)
     return ablation

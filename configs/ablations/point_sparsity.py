@@ -25,6 +25,8 @@ def get_config(size: str = "demo") -> ml_collections.ConfigDict:
     labels = [*points]
     ablation.differences = tuple(("points", more, fewer) for fewer, more in itertools.pairwise(labels))
     # Which points there are matters most where there are few; not at all where there are all.
-    of_few = dict.fromkeys(labels[:2], tuple(range(5))) if size != "smoke" else {labels[0]: (0, 1)}
+    of_few = {labels[0]: (0, 1)}
+    if size != "smoke":
+        ablation.point_seeds, of_few = (0, 1, 2), dict.fromkeys(labels[:2], (0, 1, 2, 3, 4))
     ablation.point_seeds_of = {"points": of_few | dict.fromkeys(default.DENSE, (0,))}
     return ablation
