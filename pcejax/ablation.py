@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from pcejax import ablation_grid, ablation_report, datasets, interrupts, runs, w
 from pcejax.ablation_grid import Arm
 from pcejax.datasets import prepare
 from pcejax.errors import UserError
-from pcejax.launchers import Launcher, Task
+from pcejax.launchers import Ended, Launcher, Task
 
 _EVERY = 10.0  # seconds between lines of progress
 
@@ -57,7 +57,7 @@ def run_ablation(
     missing = [arm for arm in arms if not _is_done(_folder(workdir, arm), configs[arm.name])]
     tasks = [Task(arm.name, _command(ablation, workdir, arm), workdir / "logs" / f"{arm.name}.txt") for arm in missing]
     exit_codes = _run(workdir, tasks, configs, launch)
-    failed = [name for name, code in exit_codes.items() if code not in (0, interrupts.EXIT_CODE)]
+    failed = _failed(exit_codes)
     done = len(arms) - len(missing) + list(exit_codes.values()).count(0)
     if done + len(failed) < len(arms):
         raise interrupts.Interrupted(f"by {interrupts.name()}; {done} of {len(arms)} arms are done")
@@ -67,54 +67,57 @@ def run_ablation(
 
 
 def _run(
-    workdir: Path, tasks: Sequence[Task], configs: dict[str, ml_collections.ConfigDict], launch: Launcher
+    workdir: Path, tasks: Sequence[Task], configs: Mapping[str, ml_collections.ConfigDict], launch: Launcher
 ) -> dict[str, int]:
     """Runs the tasks, and tells of them; returns the exit codes of those that ended."""
-    folders = {name: workdir / "arms" / name for name in configs}
-    logs = {task.name: task for task in tasks}
-    done, exit_codes = len(configs) - len(tasks), dict[str, int]()
-    total = sum(config.train.num_steps for config in configs.values())
-    progress, told = writers.Progress(total, _steps(folders)), -math.inf
+    folders = [workdir / "arms" / name for name in configs]
+    by_name = {task.name: task for task in tasks}
+    exit_codes: dict[str, int] = {}
+    progress = writers.Progress(sum(config.train.num_steps for config in configs.values()), _steps(folders))
+    told = -math.inf
     with interrupts.deferred() as asked:
         for ended in launch(tasks, asked):
             for end in ended:
-                seconds = round(end.seconds, 1)
-                writers.append_line(
-                    workdir / "durations.jsonl", {"arm": end.name, "seconds": seconds, "exit_code": end.exit_code}
-                )
                 exit_codes[end.name] = end.exit_code
-                print(
-                    _end_line(folders[end.name], configs[end.name], logs[end.name], end.exit_code, seconds), flush=True
-                )
+                record = {"arm": end.name, "seconds": round(end.seconds, 1), "exit_code": end.exit_code}
+                writers.append_line(workdir / "durations.jsonl", record)
+                took = writers.format_duration(end.seconds)
+                print(f"{end.name}: {_outcome(by_name[end.name], configs[end.name], end, took)}", flush=True)
             if ended or time.monotonic() - told > _EVERY:
                 told = time.monotonic()
                 codes = list(exit_codes.values())
-                failed = len(codes) - codes.count(0) - codes.count(interrupts.EXIT_CODE)
+                done, failed = len(configs) - len(tasks) + codes.count(0), len(_failed(exit_codes))
                 print(
-                    f"ablation: arms {done + codes.count(0)}/{len(configs)}{f', {failed} failed' if failed else ''}; "
+                    f"ablation: arms {done}/{len(configs)}{f', {failed} failed' if failed else ''}; "
                     f"steps {progress.line(_steps(folders))}",
                     flush=True,
                 )
     return exit_codes
 
 
-def _steps(folders: dict[str, Path]) -> int:
+def _failed(exit_codes: Mapping[str, int]) -> list[str]:
+    return [name for name, code in exit_codes.items() if code not in (0, interrupts.EXIT_CODE)]
+
+
+def _steps(folders: Iterable[Path]) -> int:
     """Steps that all arms have recorded."""
-    records = (writers.read_lines(folder / "metrics.jsonl") for folder in folders.values())
+    records = (writers.read_lines(folder / "metrics.jsonl") for folder in folders)
     return sum(lines[-1]["step"] for lines in records if lines)
 
 
-def _end_line(folder: Path, config: ml_collections.ConfigDict, task: Task, exit_code: int, seconds: float) -> str:
-    told = f"{task.name}: {{}} after {writers.format_duration(seconds)}"
-    if exit_code == 0:
+def _outcome(task: Task, config: ml_collections.ConfigDict, end: Ended, took: str) -> str:
+    """How the arm's start ended, for people."""
+    folder = task.log.parents[1] / "arms" / task.name
+    if end.exit_code == 0:
         result = json.loads(runs.evaluation_path(folder, config.data.eval_split).read_text())
-        return f"{told.format('done')}, mIoU {result['miou']:.3f}"
-    if exit_code == interrupts.EXIT_CODE:
-        return told.format("stopped")
-    lines = [line for line in task.log.read_text(errors="replace").splitlines() if line.strip()]
+        return f"done after {took}, mIoU {result['miou']:.3f}"
+    if end.exit_code == interrupts.EXIT_CODE:
+        return f"stopped after {took}"
+    last_start = task.log.read_text(errors="replace").rpartition("\n$ ")[2]
+    lines = [line for line in last_start.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")] or lines
     return (
-        f"{told.format(f'failed with exit code {exit_code}')}: {errors[-1]}\n"
+        f"failed with exit code {end.exit_code} after {took}: {errors[-1]}\n"
         f"  all that it told: {task.log}\n  again, alone: {shlex.join(task.command)}"
     )
 

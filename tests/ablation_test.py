@@ -168,7 +168,7 @@ def get_config(size="smoke"):
 
 def start(place):
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0",
         "PYTHONPATH": str(ROOT),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
@@ -182,6 +182,10 @@ def compiled(place):
     return {path.name for path in (place / "run" / "cache" / "compiled").glob("jit__fun-*-cache")}
 
 
+def text_of(path):
+    return path.read_text() if path.exists() else ""
+
+
 def wait_until(condition, process):
     for _ in range(6000):
         if condition():
@@ -191,32 +195,47 @@ def wait_until(condition, process):
     raise AssertionError("it takes too long")
 
 
-def test_an_ablation_that_is_killed_goes_on_and_arms_share_one_compilation(tmp_path):
+def test_an_ablation_that_is_cut_goes_on_and_arms_share_one_compilation(tmp_path):
     (tmp_path / "tried.py").write_text(TRIED)
     first, second = (tmp_path / "run" / "logs" / f"arm={name},seed=0,draw={draw}.txt" for name, draw in ("a0", "b1"))
+
     process = start(tmp_path)
-    wait_until(lambda: second.exists() and "train: steps" in second.read_text(), process)
+    wait_until(lambda: "train: steps" in text_of(first), process)
+    process.terminate()
+    assert process.wait(timeout=120) == interrupts.EXIT_CODE
+    assert "stopped by SIGTERM at step" in text_of(first)
+    assert "stopped by SIGTERM; 0 of 6 arms are done; the same command goes on" in text_of(tmp_path / "told.txt")
+
+    process = start(tmp_path)
+    wait_until(lambda: "train: steps" in text_of(second), process)
     process.kill()
     process.wait()
     of_first_arms = compiled(tmp_path)
-    done = {
-        path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "arms" / first.stem).rglob("*") if path.is_file()
-    }
+    files = [path for path in (tmp_path / "run" / "arms" / first.stem).rglob("*") if path.is_file()]
+    done = {path: path.stat().st_mtime_ns for path in files}
 
     assert start(tmp_path).wait(timeout=300) == 1
-    assert first.read_text().count("$ ") == 1
     assert {path: path.stat().st_mtime_ns for path in done} == done
-    assert re.search(r"^resumed at step \d+ of 300$", second.read_text(), re.MULTILINE)
+    for log in (first, second):
+        assert len(re.findall(r"^resumed at step \d+ of 300$", text_of(log), re.MULTILINE)) == 1
+        assert len(re.findall(r"^\$ ", text_of(log), re.MULTILINE)) == 2
     for name, draw in (("a", 0), ("b", 1)):
         for seed in (0, 1):
             workdir = tmp_path / "run" / "arms" / f"arm={name},seed={seed},draw={draw}"
             steps = [record["step"] for record in writers.read_lines(workdir / "metrics.jsonl")]
             assert steps == list(range(10, 301, 10))
             assert (workdir / "report" / "evaluation_validation.json").exists()
-    told = (tmp_path / "told.txt").read_text()
+    told = text_of(tmp_path / "told.txt")
     assert "arm=bad,seed=0,draw=0: failed with exit code 2 after" in told
     assert "error: points.annotator='expert'; expected one of" in told
     assert "error: 2 arms failed: arm=bad,seed=0,draw=0, arm=bad,seed=1,draw=0" in told
     assert "ablation: arms 4/6, 2 failed; steps 1200/1800" in told
     assert len(of_first_arms) == 2  # a training step, and one that maps
     assert compiled(tmp_path) == of_first_arms
+
+
+def test_without_a_config_it_is_told(tmp_path):
+    command = [sys.executable, str(ROOT / "scripts" / "ablate.py"), f"--workdir={tmp_path}/run"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: expected --config=configs/ablations/<name>.py")

@@ -25,8 +25,7 @@ def get_config(size: str = "demo") -> ml_collections.ConfigDict:
     labels = [*points]
     ablation.differences = tuple(("points", more, fewer) for fewer, more in itertools.pairwise(labels))
     # Which points there are matters most where there are few; not at all where there are all.
-    of_few = {labels[0]: (0, 1)}
-    if size != "smoke":
-        ablation.point_seeds, of_few = (0, 1, 2), dict.fromkeys(labels[:2], (0, 1, 2, 3, 4))
-    ablation.point_seeds_of = {"points": of_few | dict.fromkeys(default.DENSE, (0,))}
+    few, ablation.point_seeds = (2, (0,)) if size == "smoke" else (5, (0, 1, 2))
+    draws = dict.fromkeys(labels[: few - 3], tuple(range(few)))
+    ablation.point_seeds_of = {"points": draws | dict.fromkeys(default.DENSE, (0,))}
     return ablation
