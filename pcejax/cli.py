@@ -66,7 +66,7 @@ def _is_one_of_several() -> bool:
 def _parse(argv: list[str]) -> list[str]:
     try:
         rest = app.parse_flags_with_usage(argv)
-        if "config" in flags.FLAGS:
+        if "config" in flags.FLAGS and flags.FLAGS.config is not None:
             flags.FLAGS.config.items()  # a file that failed to load raises at the first look
         return rest
     except (AttributeError, KeyError) as error:  # no such field or section; ml_collections names its nearest

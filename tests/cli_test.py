@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ["prepare_data", "train", "evaluate", "predict"]
+SCRIPTS = ["prepare_data", "train", "evaluate", "predict", "ablate"]
 
 MAIN = """
 import sys

@@ -1,13 +1,12 @@
 import inspect
-import itertools
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import default
-from configs.ablations import losses as arms
-from pcejax import losses, terms
+from configs.ablations import loss
+from pcejax import ablation_grid, losses, terms
 from pcejax.errors import UserError
 
 
@@ -73,21 +72,19 @@ def test_a_loss_of_no_terms_is_refused():
         terms.make_terms(loss_config())
 
 
-@pytest.mark.parametrize(("dataset", "arm"), list(itertools.product(["synthetic", "deepglobe"], arms.ARMS)))
-def test_an_arm_differs_from_partial_cross_entropy_in_its_loss_or_labels_alone(dataset, arm):
-    config, base = (arms.get_config(f"{dataset},{name}").to_dict() for name in (arm, "partial_cross_entropy"))
-    for part in (config, base):
-        part.pop("loss")
-        part.pop("train_unknown")
-        part["points"].pop("annotator")
-    assert config == base
-    loss = arms.get_config(f"{dataset},{arm}").loss
-    told = {term.name for term in terms.make_terms(loss)}
-    replaced = ("unknown_class_cross_entropy", "all_pixel_cross_entropy")
-    assert told == ({arm} if arm in replaced else {"partial_cross_entropy", arm} - {"dense"})
+@pytest.mark.parametrize("size", ["smoke", "demo", "full", "table", "table_deepglobe"])
+def test_each_loss_of_the_ablation_has_the_terms_of_its_name(size):
+    ablation = loss.get_config(size)
+    for name, level in ablation.axes["loss"].items():
+        config = ablation_grid.config_of(ablation, ablation.overrides | level)
+        told = {term.name for term in terms.make_terms(config.loss)}
+        replaced = ("unknown_class_cross_entropy", "all_pixel_cross_entropy")
+        assert told == ({name} if name in replaced else {"partial_cross_entropy", name})
+        assert config.train_unknown == (name == "unknown_class_cross_entropy")
+        if name in loss.WEIGHTS:  # grown in by the middle of training
+            assert config.loss[name].warmup_steps == config.train.num_steps // 2
 
 
-@pytest.mark.parametrize("variant", ["", "synthetic", "other,entropy", "synthetic,dice"])
-def test_other_arms_are_refused(variant):
-    with pytest.raises(UserError, match="expected <dataset>,<arm>"):
-        arms.get_config(variant)
+def test_the_ablation_of_losses_has_all_terms():
+    axis = loss.get_config("full").axes["loss"]
+    assert set(axis) == set(terms.TERMS)
