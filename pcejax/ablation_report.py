@@ -18,6 +18,7 @@ from pcejax.ablation_statistics import MIN_TILES, summarise
 from pcejax.legend import Legend
 
 _INTERVAL = "95 % interval"
+_SIGNED = "+z.3f"  # no -0.000
 _NO_TEST = "taught by these pixels: no test"
 
 
@@ -114,8 +115,8 @@ def _answer(summary: dict[str, Any]) -> list[str]:
     rows = [
         [
             ablation_figures.difference_name(one),
-            f"{one['difference']:+.3f}",
-            _interval(one["interval"], "+.3f"),
+            _signed(one["difference"]),
+            _interval(one["interval"], _SIGNED),
             ", ".join(one["resampled"]),
             one["pairs"],
             _said(one, summary),
@@ -147,7 +148,7 @@ def _interval(interval: Sequence[float | None] | None, form: str = ".3f") -> str
 
 
 def _signed(value: float | None) -> str | None:
-    return None if value is None or math.isnan(value) else f"{value:+.3f}"
+    return None if value is None or math.isnan(value) else f"{value:{_SIGNED}}"
 
 
 def _saturation(summary: dict[str, Any]) -> list[str]:
