@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator
 
 from pcejax import drawing, label_options
 from pcejax.ablation_results import Arm, setting
@@ -167,8 +166,8 @@ def over_hours(curves: list[Curve], single: Mapping[str, Sequence[float]]) -> Dr
             at, error = [found["annotator_hours"]], drawing.error(*miou_of(found))
             axes.errorbar(at, [found["miou"]], error, capsize=3 + 3 * place, **look)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
+    ticks = _nice(*axes.get_xlim())
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set(xlabel="hours of an annotator", ylabel="mIoU")
     _key(figure, curves, "marker")
@@ -180,13 +179,14 @@ def by_class(curves: list[Curve], unit: str) -> Drawn:
     names = list(curves[0].settings[0]["iou"])
     rows, columns = math.ceil(len(names) / 3), min(3, len(names))
     figure = Figure(figsize=(9, 2.6 * rows + 0.7), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     for axes in grid.flat[len(names) :]:
         axes.remove()
     for axes in grid[:, 0]:
         axes.set_ylabel("IoU")
     for axes in grid.flat[max(0, len(names) - columns) : len(names)]:
         axes.set_xlabel(unit)
+    settings = [found for curve in curves for found in curve.settings]
     for name, axes in zip(names, grid.flat, strict=False):
 
         def score(found: dict[str, Any], name: str = name) -> tuple[Any, Any]:
@@ -195,7 +195,8 @@ def by_class(curves: list[Curve], unit: str) -> Drawn:
         _bands(axes, curves, score)
         for index in range(len(curves)):
             _line(axes, _x(curves, index), curves, index, score)
-        axes.set_title(name, size="medium")
+        axes.set_title(name if any(score(one)[0] is not None for one in settings) else f"{name}: absent", size="medium")
+        axes.tick_params(labelbottom=True)
         _budget_ticks(axes, curves)
     _key(figure, curves)
     return Drawn(figure, "IoU of each class over the budget, with 95 % intervals.")
@@ -225,7 +226,14 @@ def iso_cost(about: dict[str, Any], arms: Sequence[Arm], curves: list[Curve], ti
     axes = figure.subplots()
     axes.set(xscale="log", yscale="log", xlabel="tiles opened", ylabel=unit_of(arms))
     lines = axes.contour(
-        across, up, hours, levels=_nice(hours), colors=drawing.INK, linewidths=0.8, linestyles="--", alpha=0.7
+        across,
+        up,
+        hours,
+        levels=_nice(hours.min(), hours.max()),
+        colors=drawing.INK,
+        linewidths=0.8,
+        linestyles="--",
+        alpha=0.7,
     )
     axes.clabel(lines, fmt=lambda level: f"{level:g} h", fontsize=8)
     dots = axes.scatter(x, y, c=miou, s=560, cmap="cividis", zorder=3)
@@ -252,8 +260,9 @@ def _clicks_per_tile(about: dict[str, Any], arms: Sequence[Arm]) -> float:
     return float(np.mean(shares))
 
 
-def _nice(values: np.ndarray) -> list[float]:
-    """1, 2 and 5 times powers of ten between the least and the largest of values."""
-    powers = range(math.floor(math.log10(values.min())), math.ceil(math.log10(values.max())) + 1)
-    levels = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
-    return [level for level in levels if values.min() < level < values.max()]
+def _nice(low: float, high: float) -> list[float]:
+    """Round values between `low` and `high`: 1, 2 and 5 times powers of ten, and more where those are few."""
+    digits = (1, 2, 5) if high > 20 * low else (1, 1.5, 2, 3, 4, 5, 7)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    values = [digit * 10.0**power for power in powers for digit in digits]
+    return [value for value in values if low < value < high]

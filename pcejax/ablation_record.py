@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from flax import traverse_util
 
-from pcejax import ablation_results, pages, writers
-from pcejax.ablation_results import Arm, Results
+from pcejax import ablation_results, label_options, pages, writers
+from pcejax.ablation_results import Arm, Results, setting
+from pcejax.label_options import LabelOptions
 
 _EQUAL = (
     *("train.num_steps", "train.batch_size", "data.crop", "data.scale", "data.anchored_share", "data.train_split"),
@@ -21,7 +24,8 @@ def told(results: Results) -> list[str]:
     """HTML of all that is beside the scores, from the config's differences to the arms that are not finished."""
     parts: list[str] = []
     if results.arms:
-        parts += [*_differences(results.arms), *_protocol(results), *_cost(results.about["seconds"])]
+        parts += [*_labels(results.arms), *_differences(results.arms)]
+        parts += [*_protocol(results), *_cost(results.about["seconds"])]
     parts += ["<h2>Command</h2>", pages.element("pre", " ".join(results.about["command"]))]
     if results.arms:
         parts += [*_machines(results.arms), *_arms(results)]
@@ -29,6 +33,22 @@ def told(results: Results) -> list[str]:
         rows = [[arm.name, arm.why, arm.last_line] for arm in results.unfinished]
         parts += ["<h2>Arms that are not finished</h2>", pages.table(["arm", "", "last line of its log"], rows)]
     return parts
+
+
+def _labels(arms: Sequence[Arm]) -> list[str]:
+    """What taught the runs of each setting, on average."""
+    of_setting: dict[str, list[dict[str, Any]]] = {}
+    for arm in arms:
+        of_setting.setdefault(setting(arm.run.levels), []).append(arm.points)
+    rows = []
+    for name, points in of_setting.items():
+        options = label_options.label_options({field: points[0][field] for field in LabelOptions._fields})
+        tiles = statistics.mean(one["num_tiles"] for one in points)
+        clicks = statistics.mean(sum(one["point_counts"].values()) for one in points)
+        share = statistics.mean(one["labelled_share"] for one in points)
+        rows.append([name, label_options.describe(options), f"{tiles:g}", f"{clicks:g}", f"{share:.4%}"])
+    heads = ["setting", "taught by", "tiles", "clicks", "labelled pixels of the tiles"]
+    return ["<h2>What taught the runs</h2>", pages.table(heads, rows)]
 
 
 def _differences(arms: Sequence[Arm]) -> list[str]:

@@ -18,6 +18,7 @@ from pcejax.ablation_statistics import MIN_TILES, summarise
 from pcejax.legend import Legend
 
 _INTERVAL = "95 % interval"
+_SIGNED = "+z.3f"  # no -0.000
 _NO_TEST = "taught by these pixels: no test"
 
 
@@ -34,9 +35,8 @@ def write_report(workdir: Path) -> Path:
     about, tested = results.about, [arm for arm in results.arms if arm.protocol != FIT]
     parts = _opening(results)
     if tested and results.legend:
-        summary = _summary(results, tested)
-        fitted = [arm for arm in results.arms if arm.protocol == FIT]
-        fits = _summary(results, fitted)["settings"] if fitted else []
+        summary = _summary(tested, about, results.legend)
+        fits = _fits([arm for arm in results.arms if arm.protocol == FIT], about, results.legend)
         writers.write_json(workdir / "summary.json", _as_json(summary | {"fits": fits}))
         rows = _rows(summary["settings"], fits, about)
         _write_csv(workdir / "summary.csv", rows)
@@ -64,24 +64,24 @@ def _opening(results: Results) -> list[str]:
     return parts
 
 
-def _summary(results: Results, arms: Sequence[Arm]) -> dict[str, Any]:
-    """The statistics of `arms`, asked only for levels that some of them have."""
-    assert results.legend
-    about = results.about
-    seen = {(axis, level) for arm in arms for axis, level in arm.run.levels.items()}
+def _summary(arms: Sequence[Arm], about: dict[str, Any], legend: Legend) -> dict[str, Any]:
     return summarise(
         [arm.run for arm in arms],
-        {axis: [level for level in levels if (axis, level) in seen] for axis, levels in about["axes"].items()},
-        results.legend.names[: results.legend.num_known],
+        about["axes"],
+        legend.names[: legend.num_known],
         budget_axis=about["budget_axis"],
         budgets=about["budgets"],
-        references={n: level for n, level in about["references"].items() if (about["budget_axis"], level) in seen},
-        differences=[
-            (axis, level, against)
-            for axis, level, against in about["differences"]
-            if (axis, level) in seen and (axis, against) in seen
-        ],
+        references=about["references"],
+        differences=about["differences"],
     )
+
+
+def _fits(arms: Sequence[Arm], about: dict[str, Any], legend: Legend) -> list[dict[str, Any]]:
+    """The settings of arms that test nothing: scores alone."""
+    if not arms:
+        return []
+    settings = _summary(arms, about | {"references": {}, "differences": []}, legend)["settings"]
+    return [one | {"interval": None, "iou_interval": {}, "resampled": []} for one in settings]
 
 
 def _as_json(value: Any) -> Any:
@@ -114,8 +114,8 @@ def _answer(summary: dict[str, Any]) -> list[str]:
     rows = [
         [
             ablation_figures.difference_name(one),
-            f"{one['difference']:+.3f}",
-            _interval(one["interval"], "+.3f"),
+            _signed(one["difference"]),
+            _interval(one["interval"], _SIGNED),
             ", ".join(one["resampled"]),
             one["pairs"],
             _said(one, summary),
@@ -147,7 +147,7 @@ def _interval(interval: Sequence[float | None] | None, form: str = ".3f") -> str
 
 
 def _signed(value: float | None) -> str | None:
-    return None if value is None or math.isnan(value) else f"{value:+.3f}"
+    return None if value is None or math.isnan(value) else f"{value:{_SIGNED}}"
 
 
 def _saturation(summary: dict[str, Any]) -> list[str]:
@@ -183,12 +183,12 @@ def _rows(
     """A row for each setting, by column: those that were tested, then the fits."""
     rows = []
     for found, fit in [*((one, False) for one in settings), *((one, True) for one in fits)]:
-        low, high = (None, None) if fit else found["interval"] or (None, None)
+        low, high = found["interval"] or (None, None)
         row = found["levels"] | {"mIoU": found["miou"], "low": low, "high": high}
-        row |= {"over": "" if fit else ", ".join(found["resampled"])}
+        row |= {"over": ", ".join(found["resampled"])}
         row |= {"runs": found["runs"], "seeds": found["seeds"], "draws": found["point_seeds"]}
         row |= {"SD over seeds": found["sd_seeds"], "SD over draws": found["sd_point_seeds"]}
-        row |= {f"of {name}": None if fit else found["retention"][name] for name in about["references"]}
+        row |= {f"of {name}": found["retention"][name] for name in about["references"]}
         row |= {"hours": found["annotator_hours"], "note": _NO_TEST if fit else ""}
         rows.append(row | {f"IoU {name}": value for name, value in found["iou"].items()})
     return rows

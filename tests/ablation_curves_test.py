@@ -122,7 +122,7 @@ def test_over_hours_settings_and_references_stand_at_their_hours():
 
 def test_every_class_has_a_panel_also_one_that_is_absent():
     figure = ablation_curves.by_class(curves(), "points").figure
-    assert [axes.get_title() for axes in figure.axes] == ["urban", "forest", "water", "road"]
+    assert [axes.get_title() for axes in figure.axes] == ["urban", "forest: absent", "water", "road"]
     for axes, value in zip(figure.axes, (0.4, np.nan, 0.5, 0.1), strict=True):
         np.testing.assert_allclose(lines_of(axes)[0][1][0], value)
 

@@ -24,6 +24,15 @@ def test_what_differs_and_what_is_equal_is_told(workdir):
     assert "Equal in all arms: train.num_steps 900, train.batch_size 16, data.crop 96, data.scale 0.25." in text
 
 
+def test_labels_of_each_setting_are_told_in_words_and_numbers(workdir):
+    evaluation = runs.evaluation_path(workdir / "arms" / "points=1,seed=0,draw=0", "validation")
+    made_up.edit(evaluation, points=made_up.points_of(1, 6) | {"point_counts": {"urban": 5, "water": 6}})
+    text = text_of(workdir)
+    assert "points=11 points per class and tile6110.0125%" in text
+    assert "points=33 points per class and tile6540.0375%" in text
+    assert "points=densedense masks60100.0000%" in text
+
+
 def test_a_field_of_the_protocol_that_differs_is_not_called_equal(workdir):
     config = made_up.config_of(made_up.points_of(3, 6), **{"data.crop": 64})
     writers.write_json(workdir / "arms" / ARM / "config.json", config)

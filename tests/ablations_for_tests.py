@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 
+from configs import default
 from pcejax import pictures, runs, writers
 
 NAMES = ("urban", "forest", "water", "unknown")
@@ -82,7 +83,9 @@ def write_arm(workdir, arm, skill, split, *, tiles, points, config, protocol="ac
 def points_of(budget, num_tiles, annotator=None):
     annotator = annotator or ("balanced" if budget else "dense")
     counts = dict.fromkeys(NAMES[:3], budget * num_tiles) if annotator == "balanced" else {}
-    return {"annotator": annotator, "budget": budget or 1, "num_tiles": num_tiles, "point_counts": counts}
+    fields = default.get_config().points.to_dict() | {"annotator": annotator, "budget": budget or 1}
+    share = 1.0 if annotator in DENSE else 0.000125 * fields["budget"]
+    return fields | {"num_tiles": num_tiles, "point_counts": counts, "labelled_share": share}
 
 
 def config_of(points, **changes):
