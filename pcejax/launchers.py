@@ -161,8 +161,9 @@ def _start(task: Task, slot: Slot) -> subprocess.Popen[bytes] | None:
 
 def _wait_for_end(task: Task) -> None:
     """Until no process is at the task."""
-    with task.log.open("a") as log:
-        fcntl.flock(log, fcntl.LOCK_EX)
+    if task.log.exists():
+        with task.log.open("a") as log:
+            fcntl.flock(log, fcntl.LOCK_EX)
 
 
 def run_slurm(
@@ -254,4 +255,4 @@ class _Job:
     def _stop(self, task: Task) -> None:
         if self._process is not None:
             self._process.terminate()
-        _wait_for_end(task)
+            _wait_for_end(task)

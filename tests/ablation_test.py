@@ -1,5 +1,6 @@
 """The arms of an ablation in this process, without training; and a real one, killed and started again."""
 
+import functools
 import json
 import os
 import re
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from configs.ablations import default
-from pcejax import ablation, ablation_grid, interrupts, runs, writers
+from pcejax import ablation, ablation_grid, interrupts, launchers, runs, writers
+from pcejax.datasets import prepare
 from pcejax.errors import UserError
 from pcejax.launchers import Ended
 
@@ -145,6 +147,7 @@ def test_bad_input_starts_nothing(tmp_path):
 
 # A real one
 
+ONE_DEVICE = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
 TRIED = """
 from configs.ablations import default
 
@@ -168,7 +171,7 @@ def get_config(size="smoke"):
 
 def start(place):
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0",
+        "XLA_FLAGS": ONE_DEVICE,
         "PYTHONPATH": str(ROOT),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
@@ -232,6 +235,23 @@ def test_an_ablation_that_is_cut_goes_on_and_arms_share_one_compilation(tmp_path
     assert "ablation: arms 4/6, 2 failed; steps 1200/1800" in told
     assert len(of_first_arms) == 2  # a training step, and one that maps
     assert compiled(tmp_path) == of_first_arms
+
+
+def test_arms_run_as_jobs(tmp_path, monkeypatch):
+    """Of submitit's own executor, which runs them on this machine."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("XLA_FLAGS", ONE_DEVICE)
+    tried = grid(axes={"points": default.budgets(1)}, seeds=(0,))
+    prepare.prepare_dataset("synthetic_v1", "data", **tried.prepare)
+    launch = functools.partial(
+        launchers.run_slurm, folder=Path("run/slurm"), processes=None, options={"timeout_min": 10}, cluster="local"
+    )
+    assert run(Path("run"), launch, tried) == []
+    (record,) = writers.read_lines(Path("run/durations.jsonl"))
+    assert (record["arm"], record["exit_code"]) == (NAMES[0], 0)
+    assert json.loads(Path(f"run/arms/{NAMES[0]}/report/evaluation_validation.json").read_text())["step"] == 6
+    assert "train: steps 6/6" in text_of(Path(f"run/logs/{NAMES[0]}.txt"))
 
 
 def test_without_a_config_it_is_told(tmp_path):

@@ -181,6 +181,12 @@ def test_ctrl_c_reaches_the_starter_alone(tmp_path):
     assert one.log.read_text().splitlines()[-1] == "True"
 
 
+def test_the_signal_of_slurm_to_all_processes_of_a_job_ends_no_task(tmp_path):
+    one = task(tmp_path, "one", "import os, signal; os.kill(os.getpid(), signal.SIGUSR2); print('goes on')")
+    run_all([one], [Slot()])
+    assert told_by(one.log) == ["goes on"]
+
+
 # Jobs of submitit
 
 
