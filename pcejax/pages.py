@@ -17,6 +17,9 @@ PROTOCOLS = {
 }
 """What the tiles of a score are to the run, in words."""
 
+_NUMBER = re.compile(r"[-+]?\d[\d.,e+-]*%?( to [-+]?\d[\d.]*)?|–?")
+"""A cell of a column that stands to the right: a number, an interval, or nothing."""
+
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; }
@@ -72,7 +75,9 @@ def write(path: Path, title: str, parts: Iterable[str], *, sorts: bool = False) 
         f'<meta http-equiv="Content-Security-Policy" content="{policy}"><title>{html.escape(title)}</title>'
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{head}<style>{_STYLE}</style><body>{''.join(parts)}{script}</body></html>\n", encoding="utf-8")
+    partial = path.with_suffix(".partial")
+    partial.write_text(f"{head}<style>{_STYLE}</style><body>{''.join(parts)}{script}</body></html>\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def element(tag: str, words: str, kind: str = "") -> str:
@@ -87,9 +92,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, sortable: bool 
     """
 
     rows = list(rows)
-    # A column of numbers, or of what begins as numbers do, stands to the right.
     aligns = [
-        " class='number'" if all(re.match(r"[-+]?\d|–?$", _told(row[column])) for row in rows) else ""
+        " class='number'" if all(_NUMBER.fullmatch(_told(row[column])) for row in rows) else ""
         for column in range(len(head))
     ]
 

@@ -14,9 +14,12 @@ import pytest
 
 from pcejax import ablation_report
 
-pytestmark = pytest.mark.browser
-
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH: apt-get install chromium"),
+]
 
 # Runs after the page's own script: looks at what the browser made of the page, and clicks.
 LOOK = """
@@ -56,13 +59,11 @@ def workdir(tmp_path_factory):
 
 def open_page(path, profile):
     """What `LOOK` saw of the page, and the lines of the console."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on the PATH: apt-get install chromium")
     copy = path.with_name("looked_at.html")
     copy.write_text(path.read_text().replace("</body>", f"<script>{LOOK}</script></body>"))
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
     command += ["--enable-logging=stderr", "--virtual-time-budget=10000", "--dump-dom", copy.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     seen = re.search('<script type="application/json" id="seen">(.*?)</script>', done.stdout, re.S)
     assert seen, done.stderr
     return json.loads(html.unescape(seen[1])), [line for line in done.stderr.splitlines() if "CONSOLE" in line]
