@@ -12,6 +12,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 ).strip()
 
 import jax
+import pytest
 
 # A broadcast that adds axes is more often a mistake than meant. (Strict dtype promotion is not to be had:
 # Flax asks jnp.promote_types for bfloat16 with float32 in its norms, which raises under it.)
@@ -19,6 +20,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 OURS = r"(pcejax|configs|conftest|\w+_test)(\.|$)"
 """The modules whose own calls may warn of nothing: a pattern of their names."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_programs_of_modules_before():
+    """Each compiled program holds memory maps, of which a process may have 65,530: thousands of tests would abort."""
+    yield
+    jax.clear_caches()
 
 
 def pytest_configure(config):
