@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ class Trained(NamedTuple):
     about: dict[str, Any]  # what the checkpoint tells of the run's labels: see taught.about_run
     step: int
     variables: Any  # the running means, on the devices
+    map_rows: tiled_inference.MapRows
     map_image: Callable[[Any, np.ndarray], np.ndarray]  # variables, image [H, W, bands] -> logits [H, W, C]
 
 
@@ -35,16 +37,18 @@ def num_logits(config: ml_collections.ConfigDict, legend: Legend) -> int:
     return legend.num_classes if config.train_unknown else legend.num_known
 
 
-def load(workdir: Path) -> Trained:
-    """The newest checkpoint of the run in `workdir`.
+def load(workdir: Path, *, dihedral_moves: bool = False) -> Trained:
+    """The newest checkpoint of the run in `workdir`; with `dihedral_moves` see `tiled_inference.make_mapper`.
 
     Raises:
       UserError: there is no run, or no checkpoint.
     """
     config, about, model, state = _restore(workdir)
     legend, bands = Legend.from_dict(about["legend"]), datasets.Bands.from_dict(about["bands"])
-    map_image = tiled_inference.make_mapper(steps.make_eval_step(model, bands), config)
-    return Trained(config, legend, bands, about, int(state.step), parallel.replicate(state.ema_variables()), map_image)
+    map_rows = tiled_inference.make_mapper(steps.make_eval_step(model, bands), config, dihedral_moves=dihedral_moves)
+    map_image = functools.partial(tiled_inference.map_image, map_rows)
+    variables = parallel.replicate(state.ema_variables())
+    return Trained(config, legend, bands, about, int(state.step), variables, map_rows, map_image)
 
 
 def load_state(workdir: Path) -> TrainState:

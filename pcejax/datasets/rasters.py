@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from pcejax.errors import UserError
-from pcejax.frames import import_geo
+from pcejax.frames import Frame, import_geo
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
@@ -41,7 +43,7 @@ def read_raster(path: Path, *, indices: bool = False) -> Raster:
     Raises:
       UserError: the file cannot be read, has another type of number, or is a TIFF and the extra `geo` is missing.
     """
-    raster = _read_tiff(path, indices) if path.suffix.lower() in (".tif", ".tiff") else _read_picture(path, indices)
+    raster = _read_tiff(path, indices) if is_tiff(path) else _read_picture(path, indices)
     if raster.pixels.dtype.name not in _DTYPES:
         raise UserError(f"{path}: numbers are {raster.pixels.dtype}; expected one of {', '.join(_DTYPES)}; convert it")
     pixels = np.where(raster.valid[..., None], raster.pixels, raster.pixels.dtype.type(0))
@@ -69,27 +71,80 @@ def _read_picture(path: Path, indices: bool) -> Raster:
 
 
 def _read_tiff(path: Path, indices: bool) -> Raster:
+    with open_tiff(path) as file:
+        if not indices and file.palette is not None:
+            raise UserError(f"{path}: holds a palette's indices; expected bands; in QGIS: PCT to RGB")
+        return Raster(*file.read(0, file.frame.height), file.frame.transform, file.frame.crs)
+
+
+class Tiff(NamedTuple):
+    """An open TIFF. Bands are counted without an alpha band; `palette` uint8 `[n, 3]` holds the colours of a table."""
+
+    path: Path
+    frame: Frame
+    num_bands: int
+    dtype: str  # that `read` gives: float32 of float64
+    palette: np.ndarray | None
+    file: Any  # of rasterio
+
+    def read(self, first: int, stop: int, bands: Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
+        """Rows `[first, stop)`: pixels `[rows, W, bands]`, and bool `[rows, W]`, False where there are no data.
+
+        Args:
+          first: row.
+          stop: row.
+          bands: counted from 1; () for all but alpha.
+
+        Raises:
+          UserError: the file is damaged.
+        """
+        window = ((first, stop), (0, self.frame.width))
+        with _told(self.path):
+            pixels = np.moveaxis(self.file.read(list(bands or _color_bands(self.file)), window=window), 0, -1)
+            valid = self.file.dataset_mask(window=window) > 0
+        pixels = pixels.astype(self.dtype, copy=False)
+        if np.issubdtype(pixels.dtype, np.floating):
+            valid &= np.isfinite(pixels).all(-1)
+        return pixels, valid
+
+
+@contextlib.contextmanager
+def open_tiff(path: Path) -> Iterator[Tiff]:
+    """A TIFF or GeoTIFF of any size, to be read by rows.
+
+    Raises:
+      UserError: it cannot be read, or the extra `geo` is missing.
+    """
     try:
         rasterio = import_geo("rasterio")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    with _told(path), warnings.catch_warnings():
+        # A TIFF may well lie nowhere.
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        file = rasterio.open(path)
+    with file:
+        transform = None if file.transform.is_identity else tuple(file.transform)[:6]
+        frame = Frame(file.height, file.width, transform, file.crs.to_string() if file.crs else None)
+        palette = None
+        if file.colorinterp[0] == rasterio.enums.ColorInterp.palette:
+            palette = np.array([color[:3] for _, color in sorted(file.colormap(1).items())], np.uint8)
+        dtype = file.dtypes[0] if file.dtypes[0] != "float64" else "float32"
+        yield Tiff(path, frame, len(_color_bands(file)), dtype, palette, file)
+
+
+def is_tiff(path: Path) -> bool:
+    """Whether a file's name is a TIFF's."""
+    return path.suffix.lower() in (".tif", ".tiff")
+
+
+def _color_bands(file: Any) -> list[int]:
+    return [n for n, kind in enumerate(file.colorinterp, 1) if kind.name != "alpha"]
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
     try:
-        with warnings.catch_warnings():
-            # A TIFF may well lie nowhere.
-            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-            file = rasterio.open(path)
-        with file:
-            if not indices and file.colorinterp[0] == rasterio.enums.ColorInterp.palette:
-                raise UserError(f"{path}: holds a palette's indices; expected bands; in QGIS: PCT to RGB")
-            bands = [n for n, kind in enumerate(file.colorinterp, 1) if kind != rasterio.enums.ColorInterp.alpha]
-            pixels = np.moveaxis(file.read(bands), 0, -1)
-            valid = file.dataset_mask() > 0
-            transform = None if file.transform.is_identity else tuple(file.transform)[:6]
-            crs = file.crs.to_string() if file.crs else None
-    except rasterio.errors.RasterioError as error:
+        yield
+    except import_geo("rasterio").errors.RasterioError as error:
         raise UserError(f"{path}: cannot be read: {error}; expected a whole TIFF; get the file anew") from error
-    if pixels.dtype == np.float64:
-        pixels = pixels.astype(np.float32)
-    if np.issubdtype(pixels.dtype, np.floating):
-        valid &= np.isfinite(pixels).all(-1)
-    return Raster(pixels, valid, transform, crs)
