@@ -318,7 +318,8 @@ def cut_on_host(tile_set: TileSet, plan: np.ndarray, size: int) -> Batch:
 
 def scale_image(image: Any, bands: datasets.Bands = datasets.RGB) -> jax.Array:
     """`[..., bands]` in the bands' type -> float32 in [0, 1]: what augmentation and models take."""
-    low, high = (jnp.asarray(value, jnp.float32).reshape((1,) * (image.ndim - 1) + (-1,)) for value in bands[1:])
+    shape = (1,) * (image.ndim - 1) + (-1,)
+    low, high = (jnp.asarray(value, jnp.float32).reshape(shape) for value in (bands.low, bands.high))
     return jnp.clip((jnp.asarray(image, jnp.float32) - low) / (high - low), 0.0, 1.0)
 
 

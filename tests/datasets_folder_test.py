@@ -11,6 +11,7 @@ from configs import quickstart
 from pcejax import datasets, evaluate, predict, tiles, train
 from pcejax.datasets import export
 from pcejax.datasets.prepare import prepare_dataset
+from pcejax.datasets.rasters import read_raster
 from pcejax.errors import UserError
 from pcejax.legend import IGNORE
 
@@ -346,16 +347,19 @@ def test_a_run_on_five_bands_is_taught_by_points_scored_on_masks_and_maps_a_geot
     with pytest.raises(UserError, match="tile a has no mask"):
         evaluate.evaluate(workdir, "train")
 
-    # A map is drawn over what has no data too, and is the same whatever number stands there.
+    # What has no data has none in the map, which is the same whatever number stands there.
     maps = []
     for nodata in (0, 65535):
         pixels = random_pixels(5, "uint16", SHAPE, 9) * 20
         pixels[:5, :5] = nodata
         write_tiff(root / "new.tif", pixels, nodata=nodata)
-        maps.append(np.asarray(Image.open(predict.predict(workdir, str(root / "new.tif"), root / "maps")[0])))
-    assert maps[0].shape == SHAPE
-    assert maps[0].max() < 3
-    np.testing.assert_array_equal(*maps)
+        maps.append(
+            read_raster(predict.predict(workdir, str(root / "new.tif"), root / f"maps_{nodata}")[0], indices=True)
+        )
+    assert maps[0].valid.shape == SHAPE
+    assert maps[0].pixels.max() < 3
+    np.testing.assert_array_equal(maps[0].pixels, maps[1].pixels)
+    np.testing.assert_array_equal(np.argwhere(~maps[1].valid), [(r, c) for r in range(5) for c in range(5)])
     write_tiff(root / "rgb.tif", random_pixels(3))
     with pytest.raises(UserError, match=r"rgb\.tif: 3 bands of uint8; expected 5 of uint16, as the run was taught by"):
         predict.predict(workdir, str(root / "rgb.tif"), root / "maps")

@@ -20,7 +20,7 @@ _DTYPES = ("uint8", "uint16", "int16", "float32")
 
 
 class Raster(NamedTuple):
-    """A file's bands and where on the ground they lie.
+    """A file's bands, all or chosen ones of `num_bands`, and where on the ground they lie.
 
     `pixels` is `[H, W, bands]`, 0 where there are no data; `valid` bool `[H, W]`, False there; `transform` is the
     affine map a, b, c, d, e, f with x = a col + b row + c and y = d col + e row + f, and `crs` its reference system,
@@ -31,26 +31,36 @@ class Raster(NamedTuple):
     valid: np.ndarray
     transform: tuple[float, float, float, float, float, float] | None
     crs: str | None
+    num_bands: int
 
 
-def read_raster(path: Path, *, indices: bool = False) -> Raster:
+def read_raster(path: Path, *, indices: bool = False, bands: Sequence[int] = ()) -> Raster:
     """The raster in a PNG, JPEG or TIFF file; an alpha band is not among the bands, but says where data are.
 
     Args:
       path: of the file.
       indices: whether a palette's indices are the pixels, as in masks, or its colours.
+      bands: counted from 1, in the order wanted; () for all.
 
     Raises:
-      UserError: the file cannot be read, has another type of number, or is a TIFF and the extra `geo` is missing.
+      UserError: the file cannot be read, has another type of number, lacks one of the bands, or is a TIFF and the extra
+        `geo` is missing.
     """
-    raster = _read_tiff(path, indices) if is_tiff(path) else _read_picture(path, indices)
+    raster = _read_tiff(path, indices, bands) if is_tiff(path) else _read_picture(path, indices, bands)
     if raster.pixels.dtype.name not in _DTYPES:
         raise UserError(f"{path}: numbers are {raster.pixels.dtype}; expected one of {', '.join(_DTYPES)}; convert it")
     pixels = np.where(raster.valid[..., None], raster.pixels, raster.pixels.dtype.type(0))
     return raster._replace(pixels=pixels)
 
 
-def _read_picture(path: Path, indices: bool) -> Raster:
+def _check_chosen(path: Path, bands: Sequence[int], num_bands: int) -> None:
+    if any(not 1 <= band <= num_bands for band in bands):
+        raise UserError(
+            f"{path}: bands {', '.join(map(str, bands))} of {num_bands}; expected numbers from 1 to as many"
+        )
+
+
+def _read_picture(path: Path, indices: bool, bands: Sequence[int]) -> Raster:
     try:
         with Image.open(path) as image:
             encoding = str(image.tile)  # gone once it is loaded
@@ -64,17 +74,23 @@ def _read_picture(path: Path, indices: bool) -> Raster:
     if image.mode == "I;16" or (indices and image.mode in ("1", "P")):
         pixels = np.atleast_3d(np.asarray(image))
         pixels = pixels.astype(np.uint8) if pixels.dtype == bool else pixels
-        return Raster(pixels, np.ones(pixels.shape[:2], bool), None, None)
-    # One way for all others, palettes, CMYK and transparent colours among them.
-    pixels = np.asarray(image.convert("LA" if image.mode in ("1", "L", "LA") else "RGBA"))
-    return Raster(pixels[..., :-1], pixels[..., -1] > 0, None, None)
+        valid = np.ones(pixels.shape[:2], bool)
+    else:
+        # One way for all others, palettes, CMYK and transparent colours among them.
+        pixels = np.asarray(image.convert("LA" if image.mode in ("1", "L", "LA") else "RGBA"))
+        pixels, valid = pixels[..., :-1], pixels[..., -1] > 0
+    num_bands = pixels.shape[-1]
+    _check_chosen(path, bands, num_bands)
+    return Raster(pixels[..., [band - 1 for band in bands]] if bands else pixels, valid, None, None, num_bands)
 
 
-def _read_tiff(path: Path, indices: bool) -> Raster:
+def _read_tiff(path: Path, indices: bool, bands: Sequence[int]) -> Raster:
     with open_tiff(path) as file:
-        if not indices and file.palette is not None:
-            raise UserError(f"{path}: holds a palette's indices; expected bands; in QGIS: PCT to RGB")
-        return Raster(*file.read(0, file.frame.height), file.frame.transform, file.frame.crs)
+        _check_chosen(path, bands, file.num_bands)
+        if not indices:
+            file.check_bands()
+        pixels, valid = file.read(0, file.frame.height, bands)
+        return Raster(pixels, valid, file.frame.transform, file.frame.crs, file.num_bands)
 
 
 class Tiff(NamedTuple):
@@ -86,6 +102,15 @@ class Tiff(NamedTuple):
     dtype: str  # that `read` gives: float32 of float64
     palette: np.ndarray | None
     file: Any  # of rasterio
+
+    def check_bands(self) -> None:
+        """Checks that the pixels are bands.
+
+        Raises:
+          UserError: they are a palette's indices.
+        """
+        if self.palette is not None:
+            raise UserError(f"{self.path}: holds a palette's indices; expected bands; in QGIS: PCT to RGB")
 
     def read(self, first: int, stop: int, bands: Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
         """Rows `[first, stop)`: pixels `[rows, W, bands]`, and bool `[rows, W]`, False where there are no data.
