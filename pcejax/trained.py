@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import flax.traverse_util
+import jax
 import ml_collections
 import numpy as np
+from jax.tree_util import keystr, tree_leaves_with_path
 
 from pcejax import datasets, models, optimizer, parallel, runs, steps, tiled_inference
 from pcejax.checkpoints import Checkpoints
@@ -41,7 +43,7 @@ def load(workdir: Path, *, dihedral_moves: bool = False) -> Trained:
     """The newest checkpoint of the run in `workdir`; with `dihedral_moves` see `tiled_inference.make_mapper`.
 
     Raises:
-      UserError: there is no run, or no checkpoint.
+      UserError: there is no run, no checkpoint, or legend and config are not those of its parameters.
     """
     config, about, model, state = _restore(workdir)
     legend, bands = Legend.from_dict(about["legend"]), datasets.Bands.from_dict(about["bands"])
@@ -60,10 +62,19 @@ def _restore(workdir: Path) -> tuple[ml_collections.ConfigDict, dict[str, Any], 
     config = runs.read_config(workdir)
     with Checkpoints(workdir) as checkpoints:
         about = checkpoints.about()
-        model = models.create_model(config.model, num_logits(config, Legend.from_dict(about["legend"])))
+        legend = Legend.from_dict(about["legend"])
+        model = models.create_model(config.model, num_logits(config, legend))
         tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps, config.model.frozen_stages)
         shape = (1, config.data.crop, config.data.crop, datasets.Bands.from_dict(about["bands"]).num)
-        return config, about, model, checkpoints.restore(state_shapes(model, tx, shape))
+        like = state_shapes(model, tx, shape)
+        state = checkpoints.restore(like)
+        for (path, wanted), leaf in zip(tree_leaves_with_path(like.params), jax.tree.leaves(state.params), strict=True):
+            if leaf.shape != wanted.shape:
+                raise UserError(
+                    f"{workdir}: {keystr(path)} of the checkpoint is {leaf.shape}; expected {wanted.shape}, as "
+                    f"config.json and its legend of {legend.num_classes} classes say; restore the workdir's own files"
+                )
+        return config, about, model, state
 
 
 def variables_for(workdir: Path, shapes: TrainState) -> dict[str, Any]:
