@@ -88,7 +88,7 @@ def make_mapper(
         sums: Any = None
         waiting: list[tuple[int, Any]] = []
         previous: Any = None
-        strips = ahead(_strips(read, shape, starts, window, factor))
+        strips = ahead(read_strips(read, shape, starts, window, factor))
         for index, (start, strip) in enumerate(zip(starts, strips, strict=True)):
             for first in range(0, len(cols), batch):
                 chosen = np.arange(first, min(first + batch, len(cols)))
@@ -135,7 +135,7 @@ def _as_they_are(logits: jax.Array) -> jax.Array:
     return logits
 
 
-def _strips(
+def read_strips(
     read: ReadRows, shape: tuple[int, ...], starts: list[int], window: int, factor: int
 ) -> Iterator[np.ndarray]:
     """The pixels `[window, W, bands]` under each row of windows, reduced; what lies beyond a small image, reflected."""

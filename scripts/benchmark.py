@@ -5,6 +5,7 @@ scripts/benchmark.py input [--steps=40] [--config.data.host_threads=2]   crops a
 scripts/benchmark.py models [--size=512]                                 what each config's model costs
 scripts/benchmark.py losses [--steps=5] [--config.data.crop=128]         what each term of the loss costs
 scripts/benchmark.py faults [--kills=40] [--seed=0]                      whether runs that are killed lose anything
+scripts/benchmark.py predict [--side=10000]                              how fast a large GeoTIFF is mapped
 scripts/benchmark.py restarts [--steps=40]                               what a start, a save and a restart cost
 """
 
@@ -20,6 +21,7 @@ from pcejax import cli
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/default.py", "Config file.", lock_config=True)
 _JSON = flags.DEFINE_string("json", None, "Also write the figures there.")
 _SIZE = flags.DEFINE_integer("size", 512, "Side of the crop that models are measured on.")
+_SIDE = flags.DEFINE_integer("side", 10_000, "Side of the raster that is mapped.")
 _KILLS = flags.DEFINE_integer("kills", 40, "Times that a process is killed.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments of the kills.")
 _STEPS = flags.DEFINE_integer("steps", 40, "Steps that are measured; as many before them warm up.")
@@ -71,6 +73,21 @@ def measure_faults() -> None:
     sys.exit(bool(result["differences"]))
 
 
+def measure_predict() -> None:
+    from pcejax import map_benchmark, writers
+
+    row = map_benchmark.measure_predict(_CONFIG.value, _SIDE.value)
+    print(
+        f"{row['side']} x {row['side']} pixels: {row['megapixels_per_second']:.2f} megapixels/s, "
+        f"{row['seconds']:.1f} s, of which the model alone takes {row['model_seconds']:.1f} s "
+        f"({row['outside_share']:.1%} outside); meanwhile reading {row['reading_seconds']:.1f} s, writing "
+        f"{row['writing_seconds']:.1f} s; peak {row['peak_bytes'] / 1e9:.2f} GB, on {row['devices']}",
+        flush=True,
+    )
+    if _JSON.value:
+        writers.write_json(Path(_JSON.value), row)
+
+
 def measure_restarts() -> None:
     from pcejax import benchmarks, writers
 
@@ -89,5 +106,12 @@ def measure_restarts() -> None:
 
 
 if __name__ == "__main__":
-    commands = (measure_faults, measure_input, measure_losses, measure_models, measure_restarts)
+    commands = (
+        measure_faults,
+        measure_input,
+        measure_losses,
+        measure_models,
+        measure_predict,
+        measure_restarts,
+    )
     cli.run_command({command.__name__.removeprefix("measure_"): command for command in commands})
