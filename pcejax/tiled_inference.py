@@ -21,7 +21,7 @@ from pcejax.ahead import ahead
 from pcejax.errors import UserError
 
 ReadRows = Callable[[int, int], np.ndarray]
-"""Native rows from the first to before the second of an image: `[rows, W, bands]`. Asked for once, from the top."""
+"""Native rows from the first to before the second of an image: `[rows, W, bands]`. Each is asked for once, in order."""
 
 Finish = Callable[[jax.Array], Any]
 """Logits float32 `[C, h, W]` at native resolution -> arrays `[..., h, W]`, on the device and compiled."""
@@ -29,7 +29,7 @@ Finish = Callable[[jax.Array], Any]
 MapRows = Callable[..., Iterator[Any]]
 """See `make_mapper`."""
 
-_NATIVE_ROWS = 256  # that are enlarged at a time
+_NATIVE_ROWS = 256  # that are read, or enlarged, at a time; of any reduction a multiple
 
 
 def window_starts(size: int, window: int, overlap: int) -> list[int]:
@@ -90,13 +90,7 @@ def make_mapper(
         previous: Any = None
         strips = ahead(read_strips(read, shape, starts, window, factor))
         for index, (start, strip) in enumerate(zip(starts, strips, strict=True)):
-            for first in range(0, len(cols), batch):
-                chosen = np.arange(first, min(first + batch, len(cols)))
-                windows = np.zeros((batch, window, window, strip.shape[-1]), strip.dtype)
-                places, weights = np.zeros(batch, np.int32), np.zeros((batch, window), np.float32)
-                for slot, col in enumerate(chosen):
-                    windows[slot] = strip[:, cols[col] : cols[col] + window]
-                    places[slot], weights[slot] = cols[col], col_weights[col]
+            for windows, places, weights in _calls(strip, cols, col_weights, batch):
                 placed = parallel.replicate((places, row_weights[index], weights))
                 for move in moves:
                     logits = mapped_step(variables, parallel.shard_rows(_moved(windows, move)))
@@ -142,12 +136,31 @@ def read_strips(
     strip, end = None, 0
     for start in starts:
         stop = start + window
-        new = tiles.reduce_image(read(end * factor, min(stop * factor, shape[0])), factor)
+        last = min(stop * factor, shape[0])
+        places = [(row, min(row + _NATIVE_ROWS, last)) for row in range(end * factor, last, _NATIVE_ROWS)]
+        new = np.concatenate([tiles.reduce_image(read(*place), factor) for place in places])
         padding = [(0, max(0, window - n)) for n in (*(new.shape[:1] if strip is None else (window,)), new.shape[1])]
         new = np.pad(new, [*padding, (0, 0)], mode="symmetric")
         strip = new if strip is None else np.concatenate([strip[len(new) :], new])
         end = stop
         yield strip
+
+
+def _calls(
+    strip: np.ndarray, cols: list[int], col_weights: np.ndarray, batch: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Windows `[batch, w, w, bands]` of a strip, their columns, and weights `[batch, w]` along them.
+
+    The last call is filled up with blank ones of no weight.
+    """
+    window = len(strip)
+    for first in range(0, len(cols), batch):
+        windows = np.zeros((batch, window, window, strip.shape[-1]), strip.dtype)
+        places, weights = np.zeros(batch, np.int32), np.zeros((batch, window), np.float32)
+        for slot, col in enumerate(cols[first : first + batch]):
+            windows[slot] = strip[:, col : col + window]
+            places[slot], weights[slot] = col, col_weights[first + slot]
+        yield windows, places, weights
 
 
 def _moved(windows: np.ndarray, move: int) -> np.ndarray:
