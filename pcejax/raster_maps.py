@@ -53,7 +53,7 @@ def map_raster(model: trained.Trained, path: Path, outputs: dict[str, Path]) -> 
             for name, where in outputs.items()
         }
         shape, source = (file.frame.height, file.frame.width), _Source(file, model)
-        progress = _Progress(path.name, shape)
+        progress = _Progress(path.name, shape[0])
         window = model.config.inference.window * tiles.reduction(model.config.data.scale)
         if min(shape) < window:
             told = f"{shape[1]}x{shape[0]} pixels, less than a window of {window} (inference.window at data.scale)"
@@ -124,17 +124,13 @@ def _finisher(outputs: tuple[str, ...]) -> tiled_inference.Finish:
 
 
 class _Progress:
-    """Tells of a raster's megapixels now and then."""
+    """Tells of a raster's rows now and then."""
 
-    def __init__(self, name: str, shape: tuple[int, int]):
-        self._name, self._width, self._last = name, shape[1], time.monotonic()
-        self._progress = writers.Progress(self._megapixels(shape[0]))
+    def __init__(self, name: str, rows: int):
+        self._name, self._last, self._progress = name, time.monotonic(), writers.Progress(rows)
 
     def tell(self, rows: int) -> None:
         """Of the rows done."""
         if time.monotonic() - self._last >= _LINE_EVERY:
             self._last = time.monotonic()
-            print(f"predict: {self._name}: megapixels {self._progress.line(self._megapixels(rows))}", flush=True)
-
-    def _megapixels(self, rows: int) -> int:
-        return round(rows * self._width / 1e6)
+            print(f"predict: {self._name}: rows {self._progress.line(rows)}", flush=True)

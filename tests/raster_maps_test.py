@@ -92,7 +92,7 @@ def test_progress_is_told_with_rate_and_time_left(workdir, tmp_path, capsys, mon
     monkeypatch.setattr(raster_maps, "_LINE_EVERY", 0.0)
     write_tiff(tmp_path / "a.tif", random_image((150, 131)))
     predict.predict(workdir, str(tmp_path / "a.tif"), tmp_path / "out")
-    lines = [line for line in capsys.readouterr().out.splitlines() if "megapixels" in line]
+    lines = [line for line in capsys.readouterr().out.splitlines() if ": rows " in line]
     assert len(lines) > 2
     assert all("/s" in line and " left" in line for line in lines)
 
