@@ -96,7 +96,7 @@ def measure_model(config: ml_collections.ConfigDict, size: int) -> dict[str, Any
     peaks = []
     for remat in (False, True):
         config.model.remat = remat
-        step, model, tx, make_arguments = _step_of(config, 1, size)
+        step, model, tx, make_arguments = step_of(config, 1, size)
         arguments = (state_shapes(model, tx, shape), *jax.eval_shape(make_arguments))
         peaks.append(_peak_bytes(step.lower(*arguments).compile()))
     told = summary.model_summary(model, config.model, shape)
@@ -124,7 +124,7 @@ def measure_losses(config: ml_collections.ConfigDict, num_steps: int) -> list[di
     for name in terms.TERMS:
         for other in terms.TERMS:
             config.loss[other].weight = float(other in (name, "partial_cross_entropy"))
-        step, model, tx, make_arguments = _step_of(config, *shape[:2])
+        step, model, tx, make_arguments = step_of(config, *shape[:2])
         state = create_train_state(model, tx, jax.random.key(0), (1, *shape[1:], 3))
         batch, plan, knobs = make_arguments()
         states[name], knobs = parallel.replicate((state, knobs))
@@ -260,7 +260,7 @@ def gated_crf_unfolded(
     return jnp.sum(kernel) - jnp.einsum("bhwk,bhwkc,bhwc->", kernel, unfold(p), p), jnp.float32(p[..., 0].size)
 
 
-def _step_of(
+def step_of(
     config: ml_collections.ConfigDict, rows: int, size: int
 ) -> tuple[Any, nn.Module, optax.GradientTransformation, Callable[[], tuple[Any, ...]]]:
     """The mapped training step of `config`, its model and optimizer, and what makes its other arguments.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -88,10 +89,18 @@ class Checkpoints:
         self._saving = self._thread.submit(self._write, parallel.to_host(state), about, unlogged)
 
     def discard_after(self, step: int) -> None:
-        """Deletes the checkpoints of later steps, which were passed over: the run will come to these steps again."""
+        """Deletes the checkpoints of later steps, which were passed over: the run will come to these steps again.
+
+        And what a save or a deletion that was cut left.
+        """
+        if not parallel.is_primary():
+            return
         for later in self._manager.all_steps():
-            if later > step and parallel.is_primary():
-                self._manager.delete(later)
+            if later > step:
+                self._delete(later)
+        for leftover in self.folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+            shutil.rmtree(leftover)
+        self._delete_old()
 
     def about(self) -> dict[str, Any]:
         """What the newest checkpoint tells of its run.
@@ -142,9 +151,17 @@ class Checkpoints:
         )
         writers.write_json(self.folder / str(step) / _DIGESTS, _digests(self.folder / str(step)))
         self._intact = step
+        self._delete_old()
+
+    def _delete_old(self) -> None:
         for old in sorted(self._manager.all_steps())[: -self._keep]:
             if not self._keep_every_steps or old % self._keep_every_steps:
-                self._manager.delete(old)
+                self._delete(old)
+
+    def _delete(self, step: int) -> None:
+        # First what makes it whole: a deletion that is cut leaves nothing that looks like a checkpoint.
+        (self.folder / str(step) / _DIGESTS).unlink(missing_ok=True)
+        self._manager.delete(step)
 
     def _raise_failed(self) -> None:
         """Raises what ended a save in the background, if anything did."""

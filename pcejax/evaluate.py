@@ -42,6 +42,8 @@ def score_split(model: trained.Trained, builder: tfds.core.DatasetBuilder, split
 
     The first tiles' maps are drawn into `report/maps_<split>/`: image and labels, truth, map, confidence.
 
+    Its "points" are the config's, what the labels were, and num_tiles: how many tiles they lie on.
+
     Raises:
       UserError: the split holds tiles with and without training labels, or tiles without a mask.
     """
@@ -92,7 +94,8 @@ def score_split(model: trained.Trained, builder: tfds.core.DatasetBuilder, split
         "legend": legend.to_dict(),
         "num_tiles": len(raw),
         "points": config.points.to_dict()
-        | {name: value for name, value in model.about.items() if name not in _WHO_TAUGHT},
+        | {name: value for name, value in model.about.items() if name not in _WHO_TAUGHT}
+        | {"num_tiles": len(model.about["tile_ids"])},
         **metrics.scores(matrices.sum(0), legend, train_unknown=config.train_unknown),
         **(
             {"miou_without_unknown_logit": float(metrics.miou(known_matrices.sum(0), legend.num_known))}

@@ -55,6 +55,8 @@ _FLAGS = {
         "--config.inference.batch_size=8",
         f"--config.train.num_steps={_STEPS}",
         f"--config.train.checkpoint_every_steps={_SAVED}",
+        "--config.train.keep_checkpoints=1",  # most saves delete the one before
+        f"--config.train.keep_every_steps={3 * _SAVED}",
         f"--config.train.eval_every_steps={_SCORED}",
         f"--config.train.log_every_steps={_LOGGED}",
     ),
@@ -146,6 +148,8 @@ def run(place: Path, script: str, kill: Kill | None = None, usual: Mapping[str, 
             at = now
             if kill and at.phase == kill.phase and at.step >= kill.step:
                 time.sleep(kill.share * (usual or {}).get(kill.phase, 0.0))
+                if where(place, script, told.read_text(), left).phase != kill.phase:
+                    continue  # this visit was shorter than usual: at the next one
                 started.kill()
                 started.wait()
             elif time.time() - start > _LIMIT:

@@ -1,14 +1,93 @@
-"""Pooling, up-sampling, 1x1 and depthwise convolution in the form that is fast on every platform.
+"""Convolution, pooling and up-sampling in the form that is fast on every platform.
 
 On CPUs XLA's transposed convolution, reduce-window, 1x1 and depthwise convolution are many times slower than the
 dots, slices, sums and reshapes below (jax issues 23783 and 31662 tell of the first, on GPUs too; 13800 of the last's
-gradient on GPUs).
+gradient on GPUs). So is the gradient of a convolution's kernel, of which CPUs alone get a form of their own.
+docs/performance.md has what each was measured to gain.
 """
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
+
+_BLOCK_VALUES = 5 << 18
+"""Values of a block of unfolded pixels, at most: the dot still finds them in a cache."""
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv(x: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.Array:
+    """`[B, H, W, C]`, kernel `[K, K, C, O]`, K odd -> `[B, H, W, O]`: stride 1, zeros around the image."""
+    return _native_conv(x, kernel, dilation)
+
+
+def _native_conv(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
+    padding = (len(kernel) // 2 * dilation,) * 2
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), (padding, padding), rhs_dilation=(dilation,) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _conv_forward(x: jax.Array, kernel: jax.Array, dilation: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _native_conv(x, kernel, dilation), (x, kernel)
+
+
+def _conv_backward(
+    dilation: int, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = residuals
+    (of_x,) = jax.linear_transpose(lambda x: _native_conv(x, kernel, dilation), x)(gradient)
+    (of_kernel,) = jax.lax.platform_dependent(
+        x,
+        gradient,
+        cpu=lambda x, gradient: (kernel_gradient_in_blocks(x, gradient, len(kernel), dilation).astype(kernel.dtype),),
+        default=lambda x, gradient: jax.linear_transpose(lambda kernel: _native_conv(x, kernel, dilation), kernel)(
+            gradient
+        ),
+    )
+    return of_x, of_kernel
+
+
+conv.defvjp(_conv_forward, _conv_backward)
+
+
+def kernel_gradient_in_blocks(x: jax.Array, gradient: jax.Array, size: int, dilation: int = 1) -> jax.Array:
+    """`[size, size, C, O]`: the gradient of `conv`'s kernel, of its input `[B, H, W, C]` and its output's gradient.
+
+    A loop over blocks of rows. Of each block the array with fewer channels is unfolded, its shifted copies side by
+    side, and one dot with the other array gives all taps at once.
+    """
+    unfolds_x = x.shape[-1] <= gradient.shape[-1]
+    unfolded, other = (x, gradient) if unfolds_x else (gradient, x)
+    batch, height, width, channels = unfolded.shape
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    most = min(height, max(1, _BLOCK_VALUES // (size * size * width * channels)))
+    # Rows that divide the height need no padding, which is a copy.
+    rows = max(n for n in range(1, most + 1) if height % n == 0)
+    rows = rows if 2 * rows > most else most
+    per_image = -(-height // rows)
+    below, reach = per_image * rows - height, size // 2 * dilation
+    unfolded = jnp.pad(unfolded, ((0, 0), (reach, reach + below), (reach, reach), (0, 0)))
+    other = jnp.pad(other, ((0, 0), (0, below), (0, 0), (0, 0)))
+    shifts = [(row * dilation, col * dilation) for row in range(size) for col in range(size)]
+
+    def add_block(index: jax.Array, total: jax.Array) -> jax.Array:
+        start = (index // per_image, index % per_image * rows, 0, 0)
+        shape = (1, rows + 2 * reach, width + 2 * reach, channels)
+        window = jax.lax.dynamic_slice(unfolded, start, shape)[0]
+        taps = [window[row : row + rows, col : col + width] for row, col in shifts]
+        block = jax.lax.dynamic_slice(other, start, (1, rows, *other.shape[2:]))[0]
+        pixels = ((0, 1), (0, 1))
+        unfolded_block = jnp.concatenate(taps, -1)
+        return total + jax.lax.dot_general(block, unfolded_block, (pixels, ((), ())), preferred_element_type=dtype)
+
+    total = jnp.zeros((other.shape[-1], size * size * channels), dtype)
+    total = jax.lax.fori_loop(0, batch * per_image, add_block, total)
+    by_tap = total.reshape(-1, size, size, channels)
+    # A tap that moves the image one way moves the gradient the other way.
+    return by_tap.transpose(1, 2, 3, 0) if unfolds_x else by_tap[:, ::-1, ::-1].transpose(1, 2, 0, 3)
 
 
 def conv_1x1(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -16,25 +95,37 @@ def conv_1x1(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jnp.einsum("bhwc,co->bhwo", x, kernel)
 
 
-@jax.named_scope("depthwise_conv")  # models/summary.py counts its products by this name
-def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """`[B, H, W, C]`, kernel `[K, K, C]` -> `[B, ceil(H / stride), ceil(W / stride), C]`: each channel by itself.
+def _taps(x: jax.Array, size: int, stride: int) -> list[jax.Array]:
+    """The pixels `[B, ceil(H / stride), ceil(W / stride), C]` that each tap of a kernel sees, row by row.
 
     Zeros pad the image as TensorFlow's "SAME" does: as few as there may be, and an odd one right and below.
     """
-    size = len(kernel)
     height, width = (-(-n // stride) for n in x.shape[1:3])
     lacking = [max((out - 1) * stride + size - n, 0) for out, n in zip((height, width), x.shape[1:3], strict=True)]
     padded = jnp.pad(x, ((0, 0), *((n // 2, n - n // 2) for n in lacking), (0, 0)))
+    rows, cols = ([slice(tap, tap + (out - 1) * stride + 1, stride) for tap in range(size)] for out in (height, width))
+    return [padded[:, row, col] for row in rows for col in cols]
+
+
+def strided_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """`[B, H, W, C]`, kernel `[K, K, C, O]` -> `[B, ceil(H / stride), ceil(W / stride), O]`, padded as in TensorFlow.
+
+    One dot over the taps side by side: for images, whose channels are few.
+    """
+    size, _, channels, features = kernel.shape
+    return conv_1x1(jnp.concatenate(_taps(x, size, stride), -1), kernel.reshape(size * size * channels, features))
+
+
+@jax.named_scope("depthwise_conv")  # models/summary.py counts its products by this name
+def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """`[B, H, W, C]`, kernel `[K, K, C]` -> `[B, ceil(H / stride), ceil(W / stride), C]`, padded as in TensorFlow."""
     # Summed in float32 at least: K * K products in bfloat16 would lose digits that a convolution keeps.
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    total = jnp.zeros((x.shape[0], height, width, x.shape[3]), dtype)
-    for row in range(size):
-        for col in range(size):
-            rows = slice(row, row + (height - 1) * stride + 1, stride)
-            cols = slice(col, col + (width - 1) * stride + 1, stride)
-            weight = kernel[row, col].astype(dtype).reshape(1, 1, 1, -1)
-            total += padded[:, rows, cols].astype(dtype) * weight
+    weights = kernel.astype(dtype).reshape(-1, 1, 1, 1, kernel.shape[-1])
+    taps = _taps(x, len(kernel), stride)
+    total = taps[0].astype(dtype) * weights[0]
+    for tap, weight in zip(taps[1:], weights[1:], strict=True):
+        total += tap.astype(dtype) * weight
     return total.astype(x.dtype)
 
 

@@ -10,6 +10,7 @@ from pcejax.datasets import Bands, is_picture
 from pcejax.legend import IGNORE, Legend
 
 _GREY = (96, 96, 96)
+_GAP = 6  # pixels between the panels of a sheet
 
 
 def color_map(ids: np.ndarray, legend: Legend) -> np.ndarray:
@@ -58,8 +59,14 @@ def with_annotation(image: np.ndarray, annotation: Annotation, legend: Legend) -
 
 def side_by_side(panels: list[np.ndarray], side: int = 384) -> Image.Image:
     """Panels uint8 `[H, W, 3]` in a row, each fitted into a square of `side` pixels."""
-    gap = 6
-    sheet = Image.new("RGB", (len(panels) * (side + gap) - gap, side), (255, 255, 255))
+    sheet = Image.new("RGB", (len(panels) * (side + _GAP) - _GAP, side), (255, 255, 255))
     for index, panel in enumerate(panels):
-        sheet.paste(Image.fromarray(panel).resize((side, side), Image.Resampling.BOX), (index * (side + gap), 0))
+        square = Image.fromarray(panel).resize((side, side), Image.Resampling.BOX)
+        sheet.paste(square, (index * (side + _GAP), 0))
     return sheet
+
+
+def panel(sheet: Image.Image, index: int) -> Image.Image:
+    """The panel at `index` of what `side_by_side` gave."""
+    side = sheet.height
+    return sheet.crop((index * (side + _GAP), 0, index * (side + _GAP) + side, side))

@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
 """Measures on this machine; --json=<file> also writes the figures there.
 
+scripts/benchmark.py step [--rounds=5] [--steps=5] [--config.data.crop=256] [--config.train.batch_size=4] [--compiled]
+                                                                         a training step beside PyTorch's
+scripts/benchmark.py infer [--size=512]                                  mapping an image beside PyTorch
 scripts/benchmark.py input [--steps=40] [--config.data.host_threads=2]   crops a second that reach the device
 scripts/benchmark.py models [--size=512]                                 what each config's model costs
 scripts/benchmark.py losses [--steps=5] [--config.data.crop=128]         what each term of the loss costs
@@ -20,11 +23,30 @@ from pcejax import cli
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/default.py", "Config file.", lock_config=True)
 _JSON = flags.DEFINE_string("json", None, "Also write the figures there.")
-_SIZE = flags.DEFINE_integer("size", 512, "Side of the crop that models are measured on.")
 _SIDE = flags.DEFINE_integer("side", 10_000, "Side of the raster that is mapped.")
+_SIZE = flags.DEFINE_integer("size", 512, "Side of the crop or image that models are measured on.")
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns that we and PyTorch have each.")
+_COMPILED = flags.DEFINE_bool("compiled", False, "Whether torch.compile has a turn as well.")
 _KILLS = flags.DEFINE_integer("kills", 40, "Times that a process is killed.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments of the kills.")
 _STEPS = flags.DEFINE_integer("steps", 40, "Steps that are measured; as many before them warm up.")
+
+
+def measure_beside_torch(what: str) -> None:
+    from pcejax import peers, writers
+
+    result = peers.measure(_CONFIG.value, what, _SIZE.value, _ROUNDS.value, _STEPS.value, compiled=_COMPILED.value)
+    print(peers.describe(result), flush=True)
+    if _JSON.value:
+        writers.write_json(Path(_JSON.value), result)
+
+
+def measure_step() -> None:
+    measure_beside_torch("step")
+
+
+def measure_infer() -> None:
+    measure_beside_torch("infer")
 
 
 def measure_input() -> None:
@@ -108,10 +130,12 @@ def measure_restarts() -> None:
 if __name__ == "__main__":
     commands = (
         measure_faults,
+        measure_infer,
         measure_input,
         measure_losses,
         measure_models,
         measure_predict,
         measure_restarts,
+        measure_step,
     )
     cli.run_command({command.__name__.removeprefix("measure_"): command for command in commands})

@@ -20,6 +20,9 @@ _OPTIONS = (
     flags.DEFINE_integer("num_test", None, "synthetic_v1: tiles (default 4)."),
     flags.DEFINE_integer("num_unlabelled", None, "synthetic_v1: tiles without a mask (default 4)."),
     flags.DEFINE_integer("seed", None, "synthetic_v1: of the world (default 0)."),
+    flags.DEFINE_string(
+        "scene", None, "synthetic_v1: landscape (default); or context or no_context, to check runs by."
+    ),
 )
 
 

@@ -157,6 +157,45 @@ def test_after_a_damaged_checkpoint_its_step_can_be_saved_again(tmp_path, state)
         assert_same(checkpoints.restore(state), state._replace(step=np.int32(4)))
 
 
+def test_what_a_cut_save_and_a_cut_deletion_left_is_cleared_away_by_the_run_that_goes_on(tmp_path, state):
+    folder = tmp_path / "checkpoints"
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(state, ABOUT, [])
+    (folder / "6.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+    shutil.copytree(folder / "4", folder / "2")
+    (folder / "2" / "sha256.json").unlink()
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.discard_after(4)
+        assert checkpoints.latest_step() == 4
+    assert [path.name for path in folder.iterdir()] == ["4"]
+
+
+def test_a_deletion_that_is_cut_leaves_nothing_that_looks_whole(tmp_path, state, monkeypatch):
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(state, ABOUT, [])
+
+    def cut(manager, step):
+        raise OSError("cut")
+
+    monkeypatch.setattr("orbax.checkpoint.CheckpointManager.delete", cut)
+    with pytest.raises(UserError, match="cut"), Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(state._replace(step=np.int32(6)), ABOUT, [])
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path / "checkpoints" / "6")
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() is None
+
+
+def test_another_process_than_the_primary_one_deletes_nothing(tmp_path, state, monkeypatch):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, ABOUT, [])
+    monkeypatch.setattr("pcejax.parallel.is_primary", lambda: False)
+    (tmp_path / "checkpoints" / "6.orbax-checkpoint-tmp").mkdir()
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.discard_after(2)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["4", "6.orbax-checkpoint-tmp"]
+
+
 @pytest.mark.parametrize("keep", [1, 2])
 def test_a_checkpoint_is_deleted_only_when_a_newer_one_is_whole(tmp_path, state, monkeypatch, keep):
     """As `kill -9` leaves it after Orbax has written all, and before the digests."""

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from runs_for_tests import SIZE, builder_of, config_of, prepare, save_run
 
-from pcejax import datasets, evaluate, metrics, runs, taught, tiles, trained
+from pcejax import datasets, evaluate, metrics, pictures, runs, taught, tiles, trained
 from pcejax.errors import UserError
 from pcejax.legend import DEEPGLOBE, IGNORE
 
@@ -74,6 +74,7 @@ def test_scores_are_those_of_the_summed_matrix_and_are_written(data_dir, tmp_pat
     assert (result["split"], result["step"], result["num_tiles"]) == ("validation", 6, 2)
     assert result["dataset"] == builder_of(config).info.full_name
     assert result["points"]["budget"] == 4
+    assert result["points"]["num_tiles"] == 3
     assert "evaluate validation: tiles 2/2" in capsys.readouterr().out
 
 
@@ -177,7 +178,7 @@ def test_the_first_tiles_are_drawn_and_no_more_than_told(data_dir, tmp_path, mon
     assert [path.name for path in drawn] == ["train_0000.png", "train_0001.png"]
     sheet = np.asarray(Image.open(drawn[0]))
     assert sheet.shape == (384, 4 * 384 + 3 * 6, 3)
-    panels = [sheet[:, index * 390 : index * 390 + 384] for index in range(4)]
+    panels = [np.asarray(pictures.panel(Image.open(drawn[0]), index)) for index in range(4)]
     assert (panels[2] == DEEPGLOBE.colors[4]).all()  # the map
     probability = np.exp(4) / (np.exp(4) + 5)
     assert (panels[3] == int(probability * 255)).all()  # confidence

@@ -23,7 +23,7 @@ GOLDEN = np.load(Path(__file__).parent / "golden" / "encoders.npz")
 LITE0 = "efficientnet-lite0"
 # By PyTorch's name: the end of ours, and our axes in their order.
 GRADIENTS = {
-    "_conv_stem.weight": ("stem/kernel", (3, 2, 0, 1)),
+    "_conv_stem.weight": ("stem_kernel", (3, 2, 0, 1)),
     "_blocks.0._bn1.bias": ("block_0/depthwise_norm/bias", (0,)),
     "_blocks.3._depthwise_conv.weight": ("block_3/depthwise_kernel", (2, 0, 1)),
     "_blocks.6._expand_conv.weight": ("block_6/expand_kernel", (1, 0)),
@@ -143,7 +143,7 @@ def test_bands_seen_twice_say_what_they_say_once():
         for bands, pixels in ((3, image), (6, np.concatenate([image, image], -1)))
     )
     np.testing.assert_allclose(once, twice, rtol=1e-4, atol=1e-4)
-    kernels = [encoder_variables(bands, depth=1)["params"]["level_1"]["stem"]["kernel"] for bands in (3, 4)]
+    kernels = [encoder_variables(bands, depth=1)["params"]["level_1"]["stem_kernel"] for bands in (3, 4)]
     np.testing.assert_allclose(kernels[1], 0.75 * np.take(kernels[0], [0, 1, 2, 0], axis=2), rtol=1e-6)
 
 

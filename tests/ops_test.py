@@ -31,6 +31,41 @@ def assert_same_function(ours, plain, *arguments):
 
 
 @dtypes
+@pytest.mark.parametrize(
+    ("shape", "features", "size", "dilation"),
+    [
+        ((1, 1, 1, 1), 1, 3, 1),
+        ((2, 7, 5, 3), 4, 3, 1),
+        ((2, 16, 16, 6), 2, 3, 2),
+        ((1, 9, 8, 2), 3, 5, 1),
+        ((3, 17, 6, 4), 4, 3, 7),
+    ],
+)
+@pytest.mark.parametrize("block_values", [1, 400, 10**6])
+def test_conv_is_the_native_convolution_in_blocks_of_any_size(
+    monkeypatch, shape, features, size, dilation, block_values, dtype
+):
+    monkeypatch.setattr(ops, "_BLOCK_VALUES", block_values)
+
+    def plain(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", rhs_dilation=(dilation,) * 2, dimension_numbers=NHWC
+        )
+
+    kernel = normal((size, size, shape[-1], features), dtype, 1)
+    assert_same_function(lambda x, kernel: ops.conv(x, kernel, dilation), plain, normal(shape, dtype), kernel)
+
+
+def test_cpus_alone_get_the_kernel_gradient_in_blocks():
+    def gradient(x, kernel):
+        return jax.grad(lambda kernel: ops.conv(x, kernel).sum())(kernel)
+
+    traced = jax.jit(gradient).trace(jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 4)))
+    for platform, loops in (("cpu", True), ("cuda", False), ("tpu", False)):
+        assert ("stablehlo.while" in traced.lower(lowering_platforms=(platform,)).as_text()) is loops, platform
+
+
+@dtypes
 @pytest.mark.parametrize("shape", [(1, 2, 2, 1), (2, 6, 10, 3)])
 def test_max_pool_is_reduce_window(shape, dtype):
     # The four values of a block differ, exactly so in bfloat16: among equals reduce_window gives the
@@ -100,6 +135,18 @@ def test_conv_1x1_is_a_convolution(shape, features, dtype):
         return jax.lax.conv_general_dilated(x, kernel[None, None], (1, 1), "VALID", dimension_numbers=NHWC)
 
     assert_same_function(ops.conv_1x1, plain, normal(shape, dtype), normal((shape[-1], features), dtype, seed=1))
+
+
+@dtypes
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("shape", [(2, 6, 8, 3), (1, 7, 5, 4), (1, 1, 2, 2)])
+def test_strided_conv_is_the_native_convolution(shape, size, stride, dtype):
+    def plain(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=NHWC)
+
+    kernel = normal((size, size, shape[-1], 4), dtype, seed=1)
+    assert_same_function(lambda x, kernel: ops.strided_conv(x, kernel, stride), plain, normal(shape, dtype), kernel)
 
 
 @dtypes

@@ -84,3 +84,9 @@ def test_panels_lie_side_by_side_in_their_order():
     assert [int(sheet[8, col, 0]) for col in centres] == [0, 50, 90]
     assert sheet.shape[1] == 3 * 16 + 2 * 6
     assert (sheet[:, 16:22] == 255).all()
+
+
+def test_a_panel_is_cut_out_of_its_sheet_whole():
+    sheet = pictures.side_by_side([grey(16, 16, value) for value in (0, 50, 90)], side=16)
+    for index, value in enumerate((0, 50, 90)):
+        np.testing.assert_array_equal(np.asarray(pictures.panel(sheet, index)), grey(16, 16, value))

@@ -1,15 +1,11 @@
-import base64
-import html.parser
-import io
 import json
 
 import pytest
-from PIL import Image
+from pages_for_tests import Page
 from runs_for_tests import config_of, save_image
 
 from pcejax import report, runs, writers
 
-VOID = {"meta", "img", "br"}
 MODEL = {
     "parameters": 7_654_321,
     "gflops": 24.16339,
@@ -21,34 +17,6 @@ MODEL = {
         {"name": "head", "shape": [64, 96, 6], "parameters": 198},
     ],
 }
-
-
-class Page(html.parser.HTMLParser):
-    """Text, images and links of a page; fails where tags do not close in order."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.text, self.images, self.tags, self.outside, self._open = "", [], [], [], []
-        self.feed(path.read_text(encoding="utf-8"))
-        assert self._open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        named = dict(attrs)
-        if tag == "img":
-            kind, _, data = named["src"].partition(",")
-            assert kind == "data:image/png;base64"
-            self.images.append(Image.open(io.BytesIO(base64.b64decode(data, validate=True))))
-            assert named["alt"]
-        self.outside += [value for name, value in attrs if name in ("src", "href") and not value.startswith("data:")]
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self._open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def evaluation(split="test", **changes):

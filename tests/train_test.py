@@ -173,6 +173,26 @@ def test_each_step_is_compiled_once_in_a_run_and_once_in_one_that_goes_on(data_d
     assert sum(compilations("eval_step")) == compilations("eval_step")[0] == 1
 
 
+def test_nothing_comes_from_the_devices_but_for_records_and_checkpoints(data_dir, tmp_path, monkeypatch):
+    """On accelerators the transfer guard sees to that; on CPUs, where nothing has to move, all that fetches is told."""
+    fetched, to_host, steps = [], parallel.to_host, []
+    add = training_log.TrainingLog.add
+
+    def counted(tree):
+        fetched.append(len(steps))
+        return to_host(tree)
+
+    def counted_add(self, step, measured):
+        steps.append(step)
+        add(self, step, measured)
+
+    monkeypatch.setattr(training_log.TrainingLog, "add", counted_add)
+    monkeypatch.setattr(parallel, "to_host", counted)
+    run(data_dir, tmp_path, **{"train.log_every_steps": 3, "train.checkpoint_every_steps": 3, "data.eval_split": ""})
+    # At steps 3 and 6 the records, what the checkpoint has of them, and the state; the state's shapes beforehand.
+    assert [step for step in fetched if step] == [3] * 3 + [6] * 3
+
+
 def make_not_finite(monkeypatch, bad_steps):
     """What these steps measured is not finite, for all that the host can see."""
     to_host, seen = training_log.parallel.to_host, []

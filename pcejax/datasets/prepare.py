@@ -77,11 +77,18 @@ def _synthetic_v1(
     num_test: int = 4,
     num_unlabelled: int = 4,
     seed: int = 0,
+    scene: str = "landscape",
 ) -> Job:
     from pcejax.datasets.synthetic import SyntheticConfig, SyntheticV1
 
     config = SyntheticConfig(
-        size=size, train=num_train, validation=num_validation, test=num_test, unlabelled=num_unlabelled, seed=seed
+        size=size,
+        train=num_train,
+        validation=num_validation,
+        test=num_test,
+        unlabelled=num_unlabelled,
+        seed=seed,
+        scene=scene,
     )
     tiles = sum(config.counts.values())
     return Job(

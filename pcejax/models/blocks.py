@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -26,6 +27,13 @@ def round_features(features: float, like: int) -> int:
     """The multiple of gcd(8, like) nearest to `features`, and at least that: a group norm then finds its groups."""
     unit = math.gcd(8, like)
     return unit * max(1, math.floor(features / unit + 0.5))
+
+
+def _conv(
+    x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, *, rhs_dilation: tuple[int, int], **_: Any
+) -> jax.Array:
+    """`ops.conv` as `nn.Conv` calls a convolution."""
+    return ops.conv(x, kernel, rhs_dilation[0])
 
 
 class Norm(nn.Module):
@@ -85,6 +93,7 @@ class Conv(nn.Module):
                 use_bias=False,
                 kernel_init=kernel_init,
                 dtype=self.dtype,
+                conv_general_dilated=_conv,
             )(x)
         x = Norm(self.norm, self.dtype, self.axis_name, self.starts_at_zero)(x, train=train)
         return x if self.linear else nn.relu(x)

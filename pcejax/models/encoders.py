@@ -120,7 +120,8 @@ class _Level(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, H, W, C]` -> `[B, H / 2, W / 2, C']`."""
         if self.index == 1:
-            x = nn.Conv(STEM, (3, 3), 2, use_bias=False, kernel_init=_he_normal, dtype=self.dtype, name="stem")(x)
+            kernel = self.param("stem_kernel", _he_normal, (3, 3, x.shape[-1], STEM))
+            x = ops.strided_conv(x, kernel.astype(self.dtype), 2)
             x = jax.nn.relu6(_batch_norm(self, "stem_norm")(x))
         block = nn.remat(_InvertedResidual) if self.remat else _InvertedResidual
         for number, of_block in enumerate(layout(self.variant)):

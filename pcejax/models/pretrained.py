@@ -166,7 +166,7 @@ def convert(tensors: Mapping[str, np.ndarray], encoder: str, depth: int, bands: 
 
     # PyTorch's kernels are [O, C, K, K], 1x1 and depthwise ones too.
     stem = tensors["_conv_stem.weight"].transpose(2, 3, 1, 0)
-    params["level_1/stem/kernel"] = stem[:, :, np.arange(bands) % 3] * np.float32(3 / bands)
+    params["level_1/stem_kernel"] = stem[:, :, np.arange(bands) % 3] * np.float32(3 / bands)
     norm("level_1/stem_norm", "_bn0")
     for index, block in enumerate(encoders.layout(encoder)):
         if block.level > depth:
