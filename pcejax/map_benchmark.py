@@ -39,8 +39,9 @@ def measure_predict(config: ml_collections.ConfigDict, side: int) -> dict[str, A
 
     Returns:
       "seconds" of the whole; "model_seconds", of as many calls of the model alone as that takes, from the median call;
-      "outside_share", what is left of the whole; "reading_seconds" and "writing_seconds" of these alone, which are
-      done while the model works; "peak_bytes" of the process.
+      "outside_share", what is left of the whole; "outside_cpu_share", the same of the processor's time, which other
+      work on the machine hardly changes; "reading_seconds" and "writing_seconds" of these alone, which are done while
+      the model works; "peak_bytes" of the process.
     """
     bands, legend = datasets.RGB, DEEPGLOBE
     model = models.create_model(config.model, trained.num_logits(config, legend))
@@ -59,9 +60,9 @@ def measure_predict(config: ml_collections.ConfigDict, side: int) -> dict[str, A
         _draw(Path(folder, "low.tif"), side, rows=min(side, 2 * window * factor))
         raster_maps.map_raster(ready, Path(folder, "low.tif"), {"classes": Path(folder, "low_classes.tif")})
 
-        begin = time.monotonic()
+        begin, cpu_begin = time.monotonic(), time.process_time()
         raster_maps.map_raster(ready, raster, {"classes": written})
-        seconds = time.monotonic() - begin
+        seconds, cpu_seconds = time.monotonic() - begin, time.process_time() - cpu_begin
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         begin = time.monotonic()
@@ -75,13 +76,15 @@ def measure_predict(config: ml_collections.ConfigDict, side: int) -> dict[str, A
         writing = _write_again(written, Path(folder, "again.tif"))
         size = written.stat().st_size
     calls = len(starts) * -(-len(starts) // config.inference.batch_size)
-    in_model = calls * _call_seconds(eval_step, variables, (config.inference.batch_size, window, window, bands.num))
+    shape = (config.inference.batch_size, window, window, bands.num)
+    in_model, cpu_in_model = (calls * taken for taken in _call_seconds(eval_step, variables, shape))
     return {
         "side": side,
         "megapixels_per_second": side**2 / 1e6 / seconds,
         "seconds": seconds,
         "model_seconds": in_model,
         "outside_share": 1 - in_model / seconds,
+        "outside_cpu_share": 1 - cpu_in_model / cpu_seconds,
         "reading_seconds": reading,
         "writing_seconds": writing,
         "peak_bytes": peak,
@@ -117,11 +120,12 @@ def _write_again(path: Path, to: Path) -> float:
     return time.monotonic() - begin
 
 
-def _call_seconds(eval_step: Any, variables: Any, shape: tuple[int, ...]) -> float:
+def _call_seconds(eval_step: Any, variables: Any, shape: tuple[int, ...]) -> list[float]:
+    """Seconds of the clock and of the processor that a call of the model takes, medians."""
     mapped, windows = parallel.map_eval_step(eval_step), parallel.shard_rows(np.zeros(shape, np.uint8))
     taken = []
     for _ in range(_CALLS + 2):
-        begin = time.monotonic()
+        begin, cpu_begin = time.monotonic(), time.process_time()
         jax.block_until_ready(mapped(variables, windows))
-        taken.append(time.monotonic() - begin)
-    return float(np.median(taken[2:]))
+        taken.append((time.monotonic() - begin, time.process_time() - cpu_begin))
+    return np.median(taken[2:], axis=0).tolist()

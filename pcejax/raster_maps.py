@@ -66,10 +66,12 @@ def map_raster(model: trained.Trained, path: Path, outputs: dict[str, Path]) -> 
             counts[:] += np.bincount(maps["classes"][0][valid], minlength=len(counts))
             return len(valid)
 
-        with ThreadPoolExecutor(1) as pool:
+        strips = model.map_rows(model.variables, source.read, shape, _finisher(tuple(outputs)))
+        # However it ends, nothing reads or writes any more when the files are closed.
+        with contextlib.closing(strips), ThreadPoolExecutor(1) as pool:
             done = 0
             taking: Future[int] | None = None
-            for maps in model.map_rows(model.variables, source.read, shape, _finisher(tuple(outputs))):
+            for maps in strips:
                 if taking is not None:
                     progress.tell(done := done + taking.result())
                 taking = pool.submit(take, maps)
@@ -107,7 +109,7 @@ def _finisher(outputs: tuple[str, ...]) -> tiled_inference.Finish:
     """Logits `[C, h, W]` -> the bands uint8 `[bands, h, W]` of each of the outputs; one function for each choice."""
 
     def finish(logits: jax.Array) -> dict[str, jax.Array]:
-        # Class by class: on CPUs argmax along an axis takes five times as long.
+        # Class by class: on CPUs argmax along an axis takes far longer.
         best, ids = logits[0], jnp.zeros(logits.shape[1:], jnp.uint8)
         for class_id in range(1, len(logits)):
             better = logits[class_id] > best

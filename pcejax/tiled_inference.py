@@ -7,8 +7,9 @@ down. Memory is that of a strip, whatever the image's height, and the next strip
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import jax
@@ -26,7 +27,7 @@ ReadRows = Callable[[int, int], np.ndarray]
 Finish = Callable[[jax.Array], Any]
 """Logits float32 `[C, h, W]` at native resolution -> arrays `[..., h, W]`, on the device and compiled."""
 
-MapRows = Callable[..., Iterator[Any]]
+MapRows = Callable[..., Generator[Any, None, None]]
 """See `make_mapper`."""
 
 _NATIVE_ROWS = 256  # that are read, or enlarged, at a time; of any reduction a multiple
@@ -80,7 +81,7 @@ def make_mapper(
     mapped_step = parallel.map_eval_step(eval_step)
     moves = range(8) if dihedral_moves else range(1)
 
-    def map_rows(variables: Any, read: ReadRows, shape: tuple[int, ...], finish: Finish) -> Iterator[Any]:
+    def map_rows(variables: Any, read: ReadRows, shape: tuple[int, ...], finish: Finish) -> Generator[Any, None, None]:
         height, width = (-(-n // factor) for n in shape[:2])
         starts, cols = (window_starts(max(n, window), window, overlap) for n in (height, width))
         row_weights, col_weights = (window_weights(max(n, window), window, overlap) for n in (height, width))
@@ -88,32 +89,34 @@ def make_mapper(
         sums: Any = None
         waiting: list[tuple[int, Any]] = []
         previous: Any = None
-        strips = ahead(read_strips(read, shape, starts, window, factor))
-        for index, (start, strip) in enumerate(zip(starts, strips, strict=True)):
-            for windows, places, weights in _calls(strip, cols, col_weights, batch):
-                placed = parallel.replicate((places, row_weights[index], weights))
-                for move in moves:
-                    logits = mapped_step(variables, parallel.shard_rows(_moved(windows, move)))
-                    if sums is None:
-                        # Two rows above the window: what is handed out from it, and that row's neighbour.
-                        size = (logits.shape[-1] + 1, window + 2, max(width, window))
-                        sums = parallel.replicate(np.zeros(size, np.float32))
-                    sums = _add(sums, logits, *placed, move=move)
-                    if previous is not None:
-                        previous.block_until_ready()  # no more than two calls' logits are kept
-                    previous = logits
-            # The row above a later window waits, as the neighbour of that window's first row.
-            last = index + 1 == len(starts)
-            begin, end = max(0, start - 1), height if last else starts[index + 1] - 1
-            done, waiting = waiting, []
-            for first in range(begin, end, chunk):
-                rows = np.clip(np.arange(first - 1, first + chunk + 1), 0, height - 1) - start + 2
-                placed = parallel.replicate(np.clip(rows, 0, window + 1).astype(np.int32))
-                outputs = _finished(sums, placed, factor=factor, width=width, finish=finish)
-                waiting.append((min((min(first + chunk, end) - first) * factor, shape[0] - first * factor), outputs))
-            if not last:
-                sums = _shifted(sums, parallel.replicate(np.int32(starts[index + 1] - start)))
-            yield from _fetched(done, shape[1])
+        with contextlib.closing(ahead(read_strips(read, shape, starts, window, factor))) as strips:
+            for index, (start, strip) in enumerate(zip(starts, strips, strict=True)):
+                for windows, places, weights in _calls(strip, cols, col_weights, batch):
+                    placed = parallel.replicate((places, row_weights[index], weights))
+                    for move in moves:
+                        logits = mapped_step(variables, parallel.shard_rows(_moved(windows, move)))
+                        if sums is None:
+                            # Two rows above the window: what is handed out from it, and that row's neighbour.
+                            size = (logits.shape[-1] + 1, window + 2, max(width, window))
+                            sums = parallel.replicate(np.zeros(size, np.float32))
+                        sums = _add(sums, logits, *placed, move=move)
+                        if previous is not None:
+                            previous.block_until_ready()  # no more than two calls' logits are kept
+                        previous = logits
+                # The row above a later window waits, as the neighbour of that window's first row.
+                last = index + 1 == len(starts)
+                begin, end = max(0, start - 1), height if last else starts[index + 1] - 1
+                done, waiting = waiting, []
+                for first in range(begin, end, chunk):
+                    rows = np.clip(np.arange(first - 1, first + chunk + 1), 0, height - 1) - start + 2
+                    placed = parallel.replicate(np.clip(rows, 0, window + 1).astype(np.int32))
+                    outputs = _finished(sums, placed, factor=factor, width=width, finish=finish)
+                    waiting.append(
+                        (min((min(first + chunk, end) - first) * factor, shape[0] - first * factor), outputs)
+                    )
+                if not last:
+                    sums = _shifted(sums, parallel.replicate(np.int32(starts[index + 1] - start)))
+                yield from _fetched(done, shape[1])
         yield from _fetched(waiting, shape[1])
 
     return map_rows

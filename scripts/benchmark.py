@@ -102,7 +102,8 @@ def measure_predict() -> None:
     print(
         f"{row['side']} x {row['side']} pixels: {row['megapixels_per_second']:.2f} megapixels/s, "
         f"{row['seconds']:.1f} s, of which the model alone takes {row['model_seconds']:.1f} s "
-        f"({row['outside_share']:.1%} outside); meanwhile reading {row['reading_seconds']:.1f} s, writing "
+        f"({row['outside_share']:.1%} outside, {row['outside_cpu_share']:.1%} of the processor's time); "
+        f"meanwhile reading {row['reading_seconds']:.1f} s, writing "
         f"{row['writing_seconds']:.1f} s; peak {row['peak_bytes'] / 1e9:.2f} GB, on {row['devices']}",
         flush=True,
     )

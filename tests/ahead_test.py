@@ -1,4 +1,5 @@
 import threading
+import time
 
 import pytest
 
@@ -33,3 +34,20 @@ def test_what_goes_wrong_is_raised_where_the_item_is_asked_for():
     assert next(coming) == 1
     with pytest.raises(ValueError, match="no second item"):
         next(coming)
+
+
+def test_closing_waits_for_the_item_that_is_being_made():
+    begun, done = threading.Event(), []
+
+    def items():
+        yield 1
+        begun.set()
+        time.sleep(0.05)
+        done.append(2)
+        yield 2
+
+    coming = ahead(items())
+    assert next(coming) == 1
+    begun.wait()
+    coming.close()
+    assert done == [2]
