@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,8 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pcejax.datasets.legend_file import LegendFile, read_legend
-from pcejax.datasets.rasters import read_raster
-from pcejax.errors import UserError
+from pcejax.datasets.rasters import is_tiff, open_tiff, read_raster
 from pcejax.frames import Frame, import_geo
 from pcejax.legend import DEEPGLOBE, IGNORE
 
@@ -44,11 +42,9 @@ def open_map(path: Path, legend: Path | None) -> ClassMap:
       UserError: a file cannot be read.
     """
     legend_file = read_legend(legend) if legend else LegendFile(DEEPGLOBE, tuple(range(DEEPGLOBE.num_classes)), ())
-    if _is_tiff(path):
-        with _open_tiff(path) as file:
-            transform = None if file.transform.is_identity else tuple(file.transform)[:6]
-            crs = file.crs.to_string() if file.crs else None
-            frame = Frame(file.height, file.width, transform, crs)
+    if is_tiff(path):
+        with open_tiff(path) as file:
+            frame = file.frame
     else:
         frame = Frame(*read_raster(path).valid.shape)
     return ClassMap(path, frame, legend_file)
@@ -103,44 +99,15 @@ def _true_area(crs: Any, x: float, y: float) -> float:
     return float(abs(turned) * north * east / (2 * half) ** 2)
 
 
-# Files
-
-
-def _is_tiff(path: Path) -> bool:
-    return path.suffix.lower() in (".tif", ".tiff")
-
-
-def _open_tiff(path: Path) -> Any:
-    rasterio = import_geo("rasterio")
-    try:
-        with warnings.catch_warnings():
-            # A map may well lie nowhere.
-            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-            return rasterio.open(path)
-    except rasterio.errors.RasterioError as error:
-        raise UserError(f"{path}: cannot be read: {error}; expected a GeoTIFF or PNG of classes") from error
-
-
 def _read_strips(path: Path) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """First row, values `[h, W, 1]` or colours uint8 `[h, W, 3]`, and bool `[h, W]`: where they are."""
-    if not _is_tiff(path):
+    if not is_tiff(path):
         raster = read_raster(path)
         yield 0, raster.pixels, raster.valid
         return
-    rasterio = import_geo("rasterio")
-    with _open_tiff(path) as file:
-        bands = [n for n, kind in enumerate(file.colorinterp, 1) if kind != rasterio.enums.ColorInterp.alpha]
-        palette = None
-        if file.colorinterp[0] == rasterio.enums.ColorInterp.palette:
-            palette = np.array([color[:3] for _, color in sorted(file.colormap(1).items())], np.uint8)
-        rows = max(1, _STRIP_PIXELS // file.width)
-        for row in range(0, file.height, rows):
-            window = ((row, min(row + rows, file.height)), (0, file.width))
-            try:
-                values = np.moveaxis(file.read(bands, window=window), 0, -1)
-                valid = file.dataset_mask(window=window) > 0
-            except rasterio.errors.RasterioError as error:
-                raise UserError(f"{path}: cannot be read: {error}; get the file anew") from error
-            if palette is not None:
-                values = palette[values[..., 0]]
-            yield row, values, valid
+    with open_tiff(path) as file:
+        height, width = file.frame[:2]
+        rows = max(1, _STRIP_PIXELS // width)
+        for row in range(0, height, rows):
+            values, valid = file.read(row, min(row + rows, height))
+            yield row, values if file.palette is None else file.palette[values[..., 0]], valid

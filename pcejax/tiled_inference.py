@@ -1,20 +1,36 @@
-"""A tile of any size -> logits: overlapping windows, blended by a smooth weight."""
+"""An image of any size -> logits, strip by strip: overlapping windows, blended by a smooth weight.
+
+A row of windows after the other goes through the model and is added to the sums of a strip on the device. What no
+later window touches is divided by its weight, enlarged to the native resolution and handed out; then the strip moves
+down. Memory is that of a strip, whatever the image's height, and the next strip is read while the model works.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import functools
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from PIL import Image
 
 from pcejax import parallel, tiles
+from pcejax.ahead import ahead
 from pcejax.errors import UserError
 
-ApplyWindows = Callable[[np.ndarray], np.ndarray]
-"""Windows `[n, w, w, bands]` -> logits float32 `[n, w, w, C]`, for a fixed n."""
+ReadRows = Callable[[int, int], np.ndarray]
+"""Native rows from the first to before the second of an image: `[rows, W, bands]`. Each is asked for once, in order."""
+
+Finish = Callable[[jax.Array], Any]
+"""Logits float32 `[C, h, W]` at native resolution -> arrays `[..., h, W]`, on the device and compiled."""
+
+MapRows = Callable[..., Generator[Any, None, None]]
+"""See `make_mapper`."""
+
+_NATIVE_ROWS = 256  # that are read, or enlarged, at a time; of any reduction a multiple
 
 
 def window_starts(size: int, window: int, overlap: int) -> list[int]:
@@ -25,66 +41,34 @@ def window_starts(size: int, window: int, overlap: int) -> list[int]:
     return [round(index * (size - window) / (count - 1)) for index in range(count)]
 
 
-def window_weight(window: int) -> np.ndarray:
-    """float32 `[window, window]`: a raised cosine that falls towards the border and is above 0 everywhere."""
-    ramp = np.sin(np.pi * (np.arange(window) + 0.5) / window) ** 2
-    return np.outer(ramp, ramp).astype(np.float32) + 1e-3
+def window_weights(size: int, window: int, overlap: int) -> np.ndarray:
+    """float32 `[windows, window]`: the weight along a side of each window that starts at `window_starts`.
 
-
-def blended_logits(apply: ApplyWindows, image: np.ndarray, *, window: int, overlap: int, batch: int) -> np.ndarray:
-    """Logits float32 `[H, W, C]` of an image `[H, W, bands]`.
-
-    Args:
-      apply: the model on `batch` windows at a time.
-      image: of any size; below a window it is padded by reflection.
-      window: side of a window, pixels.
-      overlap: pixels that neighbouring windows share at least.
-      batch: windows a call; the last call is filled up with blank ones.
+    Towards a border that a neighbour overlaps, the square of a sine, 0 on the outer quarter of the overlap: what the
+    model says within that distance of a window's border, where it lacks context, has no say.
     """
-    height, width = image.shape[:2]
-    padding = [(0, max(0, window - height)), (0, max(0, window - width)), (0, 0)]
-    padded = np.pad(image, padding, mode="symmetric")
-    corners = [
-        (row, col)
-        for row in window_starts(padded.shape[0], window, overlap)
-        for col in window_starts(padded.shape[1], window, overlap)
-    ]
-    weight = window_weight(window)
-    total, weight_sum = None, np.zeros(padded.shape[:2], np.float32)
-    for start in range(0, len(corners), batch):
-        chosen = corners[start : start + batch]
-        windows = np.zeros((batch, window, window, image.shape[-1]), image.dtype)
-        for target, (row, col) in zip(windows, chosen, strict=False):
-            target[:] = padded[row : row + window, col : col + window]
-        logits = apply(windows)
-        if total is None:
-            total = np.zeros((*padded.shape[:2], logits.shape[-1]), np.float32)
-        for (row, col), window_logits in zip(chosen, logits, strict=False):
-            total[row : row + window, col : col + window] += window_logits * weight[..., None]
-            weight_sum[row : row + window, col : col + window] += weight
-    assert total is not None  # every image has a window
-    total /= weight_sum[..., None]
-    return total[:height, :width]
-
-
-def enlarge(logits: np.ndarray, factor: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Logits `[h, w, C]` of a reduced image, interpolated to the native `shape` (H, W): float32 `[H, W, C]`."""
-    if factor == 1:
-        return logits
-    height, width = logits.shape[0] * factor, logits.shape[1] * factor
-    planes = [
-        np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR))
-        for plane in np.moveaxis(logits, -1, 0)
-    ]
-    return np.stack(planes, -1)[: shape[0], : shape[1]]
+    margin = overlap // 4
+    inside = (np.arange(window) + 0.5 - margin) / max(1, overlap - 2 * margin)
+    ramp = np.sin(np.pi / 2 * np.clip(inside, 0, 1)) ** 2 if overlap else np.ones(window)
+    starts = window_starts(size, window, overlap)
+    weights = np.ones((len(starts), window))
+    weights[1:] *= ramp
+    weights[:-1] *= ramp[::-1]
+    return weights.astype(np.float32)
 
 
 def make_mapper(
-    eval_step: Callable[..., jax.Array], config: ml_collections.ConfigDict
-) -> Callable[[Any, np.ndarray], np.ndarray]:
-    """`map_image(variables, image [H, W, bands]) -> logits float32 [H, W, C]` at native resolution.
+    eval_step: Callable[..., jax.Array], config: ml_collections.ConfigDict, *, dihedral_moves: bool = False
+) -> MapRows:
+    """`map_rows(variables, read, (H, W), finish)`: yields finish(logits), arrays `[..., h, W]`, strips from the top.
 
-    Compiled once for all images; `variables` are placed on the devices (`parallel.replicate`).
+    `read` is a `ReadRows` and `finish` a `Finish`; `variables` are placed on the devices (`parallel.replicate`). The
+    model is compiled once for all images, what blends once for each width.
+
+    Args:
+      eval_step: variables and windows `[b, w, w, bands]` -> logits `[b, w, w, C]`, for one device.
+      config: the run's.
+      dihedral_moves: whether logits are means over the window's flips and quarter turns, for eight times the work.
 
     Raises:
       UserError: the windows' overlap or batch does not fit.
@@ -95,14 +79,153 @@ def make_mapper(
     batch = parallel.rows_per_device(config.inference.batch_size, "inference.batch_size") * jax.local_device_count()
     factor = tiles.reduction(config.data.scale)
     mapped_step = parallel.map_eval_step(eval_step)
+    moves = range(8) if dihedral_moves else range(1)
 
-    def map_image(variables: Any, image: np.ndarray) -> np.ndarray:
-        def apply(windows: np.ndarray) -> np.ndarray:
-            logits = parallel.to_host(mapped_step(variables, parallel.shard_rows(windows)))
-            return logits.reshape(windows.shape[0], *logits.shape[2:])
+    def map_rows(variables: Any, read: ReadRows, shape: tuple[int, ...], finish: Finish) -> Generator[Any, None, None]:
+        height, width = (-(-n // factor) for n in shape[:2])
+        starts, cols = (window_starts(max(n, window), window, overlap) for n in (height, width))
+        row_weights, col_weights = (window_weights(max(n, window), window, overlap) for n in (height, width))
+        chunk = min(height, max(1, _NATIVE_ROWS // factor))
+        sums: Any = None
+        waiting: list[tuple[int, Any]] = []
+        previous: Any = None
+        with contextlib.closing(ahead(read_strips(read, shape, starts, window, factor))) as strips:
+            for index, (start, strip) in enumerate(zip(starts, strips, strict=True)):
+                for windows, places, weights in _calls(strip, cols, col_weights, batch):
+                    placed = parallel.replicate((places, row_weights[index], weights))
+                    for move in moves:
+                        logits = mapped_step(variables, parallel.shard_rows(_moved(windows, move)))
+                        if sums is None:
+                            # Two rows above the window: what is handed out from it, and that row's neighbour.
+                            size = (logits.shape[-1] + 1, window + 2, max(width, window))
+                            sums = parallel.replicate(np.zeros(size, np.float32))
+                        sums = _add(sums, logits, *placed, move=move)
+                        if previous is not None:
+                            previous.block_until_ready()  # no more than two calls' logits are kept
+                        previous = logits
+                # The row above a later window waits, as the neighbour of that window's first row.
+                last = index + 1 == len(starts)
+                begin, end = max(0, start - 1), height if last else starts[index + 1] - 1
+                done, waiting = waiting, []
+                for first in range(begin, end, chunk):
+                    rows = np.clip(np.arange(first - 1, first + chunk + 1), 0, height - 1) - start + 2
+                    placed = parallel.replicate(np.clip(rows, 0, window + 1).astype(np.int32))
+                    outputs = _finished(sums, placed, factor=factor, width=width, finish=finish)
+                    waiting.append(
+                        (min((min(first + chunk, end) - first) * factor, shape[0] - first * factor), outputs)
+                    )
+                if not last:
+                    sums = _shifted(sums, parallel.replicate(np.int32(starts[index + 1] - start)))
+                yield from _fetched(done, shape[1])
+        yield from _fetched(waiting, shape[1])
 
-        reduced = tiles.reduce_image(image, factor)
-        logits = blended_logits(apply, reduced, window=window, overlap=overlap, batch=batch)
-        return enlarge(logits, factor, image.shape)
+    return map_rows
 
-    return map_image
+
+def map_image(map_rows: MapRows, variables: Any, image: np.ndarray) -> np.ndarray:
+    """Logits float32 `[H, W, C]` of a whole image `[H, W, bands]`, by a mapper that `make_mapper` made."""
+    strips = [*map_rows(variables, lambda first, stop: image[first:stop], image.shape, _as_they_are)]
+    return np.moveaxis(np.concatenate(strips, 1), 0, -1)
+
+
+def _as_they_are(logits: jax.Array) -> jax.Array:
+    return logits
+
+
+def read_strips(
+    read: ReadRows, shape: tuple[int, ...], starts: list[int], window: int, factor: int
+) -> Iterator[np.ndarray]:
+    """The pixels `[window, W, bands]` under each row of windows, reduced; what lies beyond a small image, reflected."""
+    strip, end = None, 0
+    for start in starts:
+        stop = start + window
+        last = min(stop * factor, shape[0])
+        places = [(row, min(row + _NATIVE_ROWS, last)) for row in range(end * factor, last, _NATIVE_ROWS)]
+        new = np.concatenate([tiles.reduce_image(read(*place), factor) for place in places])
+        padding = [(0, max(0, window - n)) for n in (*(new.shape[:1] if strip is None else (window,)), new.shape[1])]
+        new = np.pad(new, [*padding, (0, 0)], mode="symmetric")
+        strip = new if strip is None else np.concatenate([strip[len(new) :], new])
+        end = stop
+        yield strip
+
+
+def _calls(
+    strip: np.ndarray, cols: list[int], col_weights: np.ndarray, batch: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Windows `[batch, w, w, bands]` of a strip, their columns, and weights `[batch, w]` along them.
+
+    The last call is filled up with blank ones of no weight.
+    """
+    window = len(strip)
+    for first in range(0, len(cols), batch):
+        windows = np.zeros((batch, window, window, strip.shape[-1]), strip.dtype)
+        places, weights = np.zeros(batch, np.int32), np.zeros((batch, window), np.float32)
+        for slot, col in enumerate(cols[first : first + batch]):
+            windows[slot] = strip[:, col : col + window]
+            places[slot], weights[slot] = col, col_weights[first + slot]
+        yield windows, places, weights
+
+
+def _moved(windows: np.ndarray, move: int) -> np.ndarray:
+    """Windows `[n, w, w, bands]` after one of eight moves: `move % 4` quarter turns, after a flip from 4 on."""
+    return np.rot90(windows[:, :, ::-1] if move >= 4 else windows, move % 4, (1, 2))
+
+
+@functools.partial(jax.jit, static_argnames="move", donate_argnums=0)
+def _add(
+    sums: jax.Array, logits: jax.Array, cols: jax.Array, row_weight: jax.Array, col_weights: jax.Array, move: int
+) -> jax.Array:
+    """`sums` `[C + 1, window + 2, W]` and, with their weights, the logits `[D, b, w, w, C]` of moved windows at `cols`.
+
+    The last plane is the sum of the weights.
+    """
+    logits = jnp.rot90(logits.reshape(-1, *logits.shape[2:]), -move % 4, (1, 2))
+    logits = logits[:, :, ::-1] if move >= 4 else logits
+    count, window = logits.shape[:2]
+    for index in range(count):
+        weight = row_weight[:, None] * col_weights[index][None]
+        planes = jnp.concatenate([jnp.moveaxis(logits[index], -1, 0), jnp.ones((1, window, window))])
+        place = (0, 2, cols[index])
+        there = jax.lax.dynamic_slice(sums, place, planes.shape)
+        sums = jax.lax.dynamic_update_slice(sums, there + planes * weight[None], place)
+    return sums
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _shifted(sums: jax.Array, rows: jax.Array) -> jax.Array:
+    """`sums` moved up, with zeros below."""
+    height = sums.shape[1]
+    kept = jnp.arange(height) < height - rows
+    return jnp.where(kept[None, :, None], jnp.roll(sums, -rows, 1), 0.0)
+
+
+@functools.partial(jax.jit, static_argnames=("factor", "width", "finish"))
+def _finished(sums: jax.Array, rows: jax.Array, factor: int, width: int, finish: Finish) -> Any:
+    """What `finish` makes of the given rows but the first and the last, which are their neighbours."""
+    chosen = sums[:, rows, :width]
+    return finish(enlarge(chosen[:-1] / chosen[-1:], factor))
+
+
+def enlarge(logits: jax.Array, factor: int) -> jax.Array:
+    """Logits `[C, h + 2, w]`, a neighbouring row on either side, interpolated: float32 `[C, h factor, w factor]`."""
+    if factor == 1:
+        return logits[:, 1:-1]
+    wide = jnp.concatenate([logits[..., :1], logits, logits[..., -1:]], -1)
+    return _interpolated(_interpolated(wide, factor, 1), factor, 2)
+
+
+def _interpolated(x: jax.Array, factor: int, axis: int) -> jax.Array:
+    """Linear, between the centres of pixels; the first and the last one are neighbours alone."""
+    before, here, after = (jax.lax.slice_in_dim(x, n, x.shape[axis] - 2 + n, axis=axis) for n in range(3))
+    phases = []
+    for phase in range(factor):
+        place = (phase + 0.5) / factor - 0.5
+        phases.append(here * (1 - abs(place)) + (before if place < 0 else after) * abs(place))
+    stacked = jnp.stack(phases, axis + 1)
+    return stacked.reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
+
+
+def _fetched(outputs: list[tuple[int, Any]], width: int) -> Iterator[Any]:
+    """Native rows on the host, without what is beyond the image."""
+    for rows, arrays in outputs:
+        yield jax.tree.map(lambda a, rows=rows: a[..., :rows, :width], parallel.to_host(arrays))

@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from pcejax import datasets, keys, label_options, parallel, point_files, tile_cache
+from pcejax.ahead import ahead
 from pcejax.annotators import Annotation, annotate
 from pcejax.errors import UserError
 from pcejax.legend import IGNORE, Legend
@@ -317,16 +318,11 @@ def cut_on_host(tile_set: TileSet, plan: np.ndarray, size: int) -> Batch:
 
 def scale_image(image: Any, bands: datasets.Bands = datasets.RGB) -> jax.Array:
     """`[..., bands]` in the bands' type -> float32 in [0, 1]: what augmentation and models take."""
-    low, high = (jnp.asarray(value, jnp.float32).reshape((1,) * (image.ndim - 1) + (-1,)) for value in bands[1:])
+    shape = (1,) * (image.ndim - 1) + (-1,)
+    low, high = (jnp.asarray(value, jnp.float32).reshape(shape) for value in (bands.low, bands.high))
     return jnp.clip((jnp.asarray(image, jnp.float32) - low) / (high - low), 0.0, 1.0)
 
 
 def decoded(raw: list[RawTile]) -> Iterator[tuple[RawTile, np.ndarray, np.ndarray]]:
     """(tile, image, mask) of each tile at native resolution, the next one decoded ahead."""
-    with ThreadPoolExecutor(1) as pool:
-        ahead = [pool.submit(lambda tile: (tile, tile.image(), tile.mask()), tile) for tile in raw[:1]]
-        for index in range(len(raw)):
-            current = ahead.pop()
-            if index + 1 < len(raw):
-                ahead.append(pool.submit(lambda tile: (tile, tile.image(), tile.mask()), raw[index + 1]))
-            yield current.result()
+    return ahead((tile, tile.image(), tile.mask()) for tile in raw)

@@ -82,7 +82,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
     tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps, config.model.frozen_stages)
     # Weights that cannot be had end the run before it decodes tiles; a run that goes on has them in its checkpoint.
     initial = _initial(config, workdir, state_shapes(eval_model, tx, image_shape), bands)
-    map_image = tiled_inference.make_mapper(steps.make_eval_step(eval_model, bands), config)
+    map_rows = tiled_inference.make_mapper(steps.make_eval_step(eval_model, bands), config)
+    map_image = functools.partial(tiled_inference.map_image, map_rows)
     eval_tiles = tiles.read(builder, config.data.eval_split) if config.data.eval_split else []
     eval_tile_ids = [tile.tile_id for tile in eval_tiles]
     tile_set = tiles.load(config, _print_decoding())
@@ -134,7 +135,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
         knobs = parallel.replicate(steps.Knobs(jax.random.key_data(key), class_weights, schedules))
 
         def score(state: Any) -> dict[str, Any]:
-            model = trained.Trained(config, legend, bands, about, step, state.ema_variables(), map_image)
+            model = trained.Trained(config, legend, bands, about, step, state.ema_variables(), map_rows, map_image)
             return evaluate.score_split(model, builder, config.data.eval_split, workdir)
 
         # Nothing crosses between host and device in the loop but what says so: the plan in, metrics out.

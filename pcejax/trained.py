@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import flax.traverse_util
+import jax
 import ml_collections
 import numpy as np
+from jax.tree_util import keystr, tree_leaves_with_path
 
 from pcejax import datasets, models, optimizer, parallel, runs, steps, tiled_inference
 from pcejax.checkpoints import Checkpoints
@@ -27,6 +30,7 @@ class Trained(NamedTuple):
     about: dict[str, Any]  # what the checkpoint tells of the run's labels: see taught.about_run
     step: int
     variables: Any  # the running means, on the devices
+    map_rows: tiled_inference.MapRows
     map_image: Callable[[Any, np.ndarray], np.ndarray]  # variables, image [H, W, bands] -> logits [H, W, C]
 
 
@@ -35,16 +39,18 @@ def num_logits(config: ml_collections.ConfigDict, legend: Legend) -> int:
     return legend.num_classes if config.train_unknown else legend.num_known
 
 
-def load(workdir: Path) -> Trained:
-    """The newest checkpoint of the run in `workdir`.
+def load(workdir: Path, *, dihedral_moves: bool = False) -> Trained:
+    """The newest checkpoint of the run in `workdir`; with `dihedral_moves` see `tiled_inference.make_mapper`.
 
     Raises:
-      UserError: there is no run, or no checkpoint.
+      UserError: there is no run, no checkpoint, or legend and config are not those of its parameters.
     """
     config, about, model, state = _restore(workdir)
     legend, bands = Legend.from_dict(about["legend"]), datasets.Bands.from_dict(about["bands"])
-    map_image = tiled_inference.make_mapper(steps.make_eval_step(model, bands), config)
-    return Trained(config, legend, bands, about, int(state.step), parallel.replicate(state.ema_variables()), map_image)
+    map_rows = tiled_inference.make_mapper(steps.make_eval_step(model, bands), config, dihedral_moves=dihedral_moves)
+    map_image = functools.partial(tiled_inference.map_image, map_rows)
+    variables = parallel.replicate(state.ema_variables())
+    return Trained(config, legend, bands, about, int(state.step), variables, map_rows, map_image)
 
 
 def load_state(workdir: Path) -> TrainState:
@@ -56,10 +62,19 @@ def _restore(workdir: Path) -> tuple[ml_collections.ConfigDict, dict[str, Any], 
     config = runs.read_config(workdir)
     with Checkpoints(workdir) as checkpoints:
         about = checkpoints.about()
-        model = models.create_model(config.model, num_logits(config, Legend.from_dict(about["legend"])))
+        legend = Legend.from_dict(about["legend"])
+        model = models.create_model(config.model, num_logits(config, legend))
         tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps, config.model.frozen_stages)
         shape = (1, config.data.crop, config.data.crop, datasets.Bands.from_dict(about["bands"]).num)
-        return config, about, model, checkpoints.restore(state_shapes(model, tx, shape))
+        like = state_shapes(model, tx, shape)
+        state = checkpoints.restore(like)
+        for (path, wanted), leaf in zip(tree_leaves_with_path(like.params), jax.tree.leaves(state.params), strict=True):
+            if leaf.shape != wanted.shape:
+                raise UserError(
+                    f"{workdir}: {keystr(path)} of the checkpoint is {leaf.shape}; expected {wanted.shape}, as "
+                    f"config.json and its legend of {legend.num_classes} classes say; restore the workdir's own files"
+                )
+        return config, about, model, state
 
 
 def variables_for(workdir: Path, shapes: TrainState) -> dict[str, Any]:

@@ -8,6 +8,7 @@ scripts/benchmark.py input [--steps=40] [--config.data.host_threads=2]   crops a
 scripts/benchmark.py models [--size=512]                                 what each config's model costs
 scripts/benchmark.py losses [--steps=5] [--config.data.crop=128]         what each term of the loss costs
 scripts/benchmark.py faults [--kills=40] [--seed=0]                      whether runs that are killed lose anything
+scripts/benchmark.py predict [--side=10000]                              how fast a large GeoTIFF is mapped
 scripts/benchmark.py restarts [--steps=40]                               what a start, a save and a restart cost
 """
 
@@ -22,6 +23,7 @@ from pcejax import cli
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/default.py", "Config file.", lock_config=True)
 _JSON = flags.DEFINE_string("json", None, "Also write the figures there.")
+_SIDE = flags.DEFINE_integer("side", 10_000, "Side of the raster that is mapped.")
 _SIZE = flags.DEFINE_integer("size", 512, "Side of the crop or image that models are measured on.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns that we and PyTorch have each.")
 _COMPILED = flags.DEFINE_bool("compiled", False, "Whether torch.compile has a turn as well.")
@@ -93,6 +95,22 @@ def measure_faults() -> None:
     sys.exit(bool(result["differences"]))
 
 
+def measure_predict() -> None:
+    from pcejax import map_benchmark, writers
+
+    row = map_benchmark.measure_predict(_CONFIG.value, _SIDE.value)
+    print(
+        f"{row['side']} x {row['side']} pixels: {row['megapixels_per_second']:.2f} megapixels/s, "
+        f"{row['seconds']:.1f} s, of which the model alone takes {row['model_seconds']:.1f} s "
+        f"({row['outside_share']:.1%} outside, {row['outside_cpu_share']:.1%} of the processor's time); "
+        f"meanwhile reading {row['reading_seconds']:.1f} s, writing "
+        f"{row['writing_seconds']:.1f} s; peak {row['peak_bytes'] / 1e9:.2f} GB, on {row['devices']}",
+        flush=True,
+    )
+    if _JSON.value:
+        writers.write_json(Path(_JSON.value), row)
+
+
 def measure_restarts() -> None:
     from pcejax import benchmarks, writers
 
@@ -117,6 +135,7 @@ if __name__ == "__main__":
         measure_input,
         measure_losses,
         measure_models,
+        measure_predict,
         measure_restarts,
         measure_step,
     )

@@ -13,6 +13,7 @@ _IMAGES_DIR = flags.DEFINE_string("images_dir", None, "Also write the images the
 _OPTIONS = (
     flags.DEFINE_string("manual_dir", None, "deepglobe: the archive's zip, or its extracted folder; folder: yours."),
     flags.DEFINE_string("name", None, "folder: name of the dataset (default: that of --manual_dir)."),
+    flags.DEFINE_list("bands", None, "folder: bands to take of each image, from 1, such as 4,3,2 (default all)."),
     flags.DEFINE_integer("size", None, "synthetic_v1: height and width of a tile in pixels (default 768)."),
     flags.DEFINE_integer("num_train", None, "synthetic_v1: tiles (default 16)."),
     flags.DEFINE_integer("num_validation", None, "synthetic_v1: tiles (default 4)."),

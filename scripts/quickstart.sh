@@ -10,7 +10,7 @@ else
   .venv/bin/python scripts/prepare_data.py --dataset=synthetic_v1 --data_dir=data --images_dir=data/images
   .venv/bin/python scripts/train.py --config=configs/quickstart.py --workdir=$run
   .venv/bin/python scripts/evaluate.py --workdir=$run --split=test --baselines
-  .venv/bin/python scripts/predict.py --workdir=$run --input=data/images/unlabelled --output=$run/maps
+  .venv/bin/python scripts/predict.py --workdir=$run --input=data/images/unlabelled --output=$run/maps --overwrite
   touch $run/maps/.done
 fi
 cat <<TEXT

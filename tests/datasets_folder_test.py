@@ -11,6 +11,7 @@ from configs import quickstart
 from pcejax import datasets, evaluate, predict, tiles, train
 from pcejax.datasets import export
 from pcejax.datasets.prepare import prepare_dataset
+from pcejax.datasets.rasters import read_raster
 from pcejax.errors import UserError
 from pcejax.legend import IGNORE
 
@@ -49,8 +50,8 @@ def classes(seed, shape=SHAPE):
     return ids
 
 
-def prepare(root, name="own"):
-    prepare_dataset("folder", root / "data", manual_dir=str(root), name=name)
+def prepare(root, name="own", **options):
+    prepare_dataset("folder", root / "data", manual_dir=str(root), name=name, **options)
     return datasets.open_dataset(f"folder/{name}", root / "data")
 
 
@@ -145,6 +146,40 @@ def test_bands_are_stored_in_their_type_and_scaled_by_the_training_tiles(tmp_pat
 
 
 # Who goes where
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+def test_chosen_bands_are_taken_in_their_order_and_kept_with_the_dataset(tmp_path, suffix):
+    root = own_folder(tmp_path)
+    chosen, count = ([4, 2], 5) if suffix == "tif" else ([3, 1, 2], 3)
+    path = root / "images" / f"a.{suffix}"
+    if suffix == "tif":
+        write_tiff(path, random_pixels(5, "uint16", SHAPE) * 20)
+    else:
+        Image.fromarray(random_pixels(3, shape=SHAPE)).save(path)
+    Image.fromarray(IDS[classes(0)]).save(root / "masks" / "a.png")
+    whole = read_raster(path).pixels
+    builder = prepare(root, bands=[str(band) for band in chosen])
+    bands = datasets.bands_of(builder)
+    assert (bands.chosen, bands.in_file, bands.num) == (tuple(chosen), count, len(chosen))
+    expected = whole[..., [band - 1 for band in chosen]]
+    np.testing.assert_array_equal(tiles.read(builder, "all")[0].image(), expected)
+    if suffix == "tif":
+        np.testing.assert_allclose(bands.low, np.quantile(expected.reshape(-1, 2), 0.01, axis=0))
+
+
+@pytest.mark.parametrize(
+    ("bands", "told"),
+    [
+        (["4", "x"], r"--bands=4,x; expected numbers of bands, counted from 1, each once"),
+        (["1", "1"], r"--bands=1,1; expected"),
+        (["1", "4"], r"a\.png: bands 1, 4 of 3; expected numbers from 1 to as many"),
+        (["0"], r"a\.png: bands 0 of 3"),
+    ],
+)
+def test_bands_that_are_not_there_are_refused(tmp_path, bands, told):
+    with pytest.raises(UserError, match=told):
+        prepare(own_folder(tmp_path, "a", "a"), bands=bands)
 
 
 def test_without_lists_regions_are_kept_together_and_each_tile_goes_where_it_can_be_used(tmp_path, capsys):
@@ -346,16 +381,19 @@ def test_a_run_on_five_bands_is_taught_by_points_scored_on_masks_and_maps_a_geot
     with pytest.raises(UserError, match="tile a has no mask"):
         evaluate.evaluate(workdir, "train")
 
-    # A map is drawn over what has no data too, and is the same whatever number stands there.
+    # What has no data has none in the map, which is the same whatever number stands there.
     maps = []
     for nodata in (0, 65535):
         pixels = random_pixels(5, "uint16", SHAPE, 9) * 20
         pixels[:5, :5] = nodata
         write_tiff(root / "new.tif", pixels, nodata=nodata)
-        maps.append(np.asarray(Image.open(predict.predict(workdir, str(root / "new.tif"), root / "maps")[0])))
-    assert maps[0].shape == SHAPE
-    assert maps[0].max() < 3
-    np.testing.assert_array_equal(*maps)
+        maps.append(
+            read_raster(predict.predict(workdir, str(root / "new.tif"), root / f"maps_{nodata}")[0], indices=True)
+        )
+    assert maps[0].valid.shape == SHAPE
+    assert maps[0].pixels.max() < 3
+    np.testing.assert_array_equal(maps[0].pixels, maps[1].pixels)
+    np.testing.assert_array_equal(np.argwhere(~maps[1].valid), [(r, c) for r in range(5) for c in range(5)])
     write_tiff(root / "rgb.tif", random_pixels(3))
     with pytest.raises(UserError, match=r"rgb\.tif: 3 bands of uint8; expected 5 of uint16, as the run was taught by"):
         predict.predict(workdir, str(root / "rgb.tif"), root / "maps")

@@ -19,7 +19,7 @@ def data_dir(tmp_path_factory):
 def model_of(config, map_image, about=None):
     """What `trained.load` gives, of a model that maps as told."""
     about = about or taught.about_run(config, tiles.load(config), DEEPGLOBE, datasets.RGB)
-    return trained.Trained(config, DEEPGLOBE, datasets.RGB, about, 6, None, map_image)
+    return trained.Trained(config, DEEPGLOBE, datasets.RGB, about, 6, None, None, map_image)
 
 
 def logits_of(ids):

@@ -105,11 +105,13 @@ def test_the_classes_of_each_image_are_told(workdir, tmp_path, capsys):
         assert (f"{name} {share:.0%}" in lines[0]) == (share >= 0.005)
 
 
-def test_maps_are_written_again_over_the_old_ones(workdir, tmp_path):
+def test_maps_are_written_over_old_ones_where_that_is_asked_for(workdir, tmp_path):
     save_image(tmp_path / "a.png", (48, 48))
     first = [path.read_bytes() for path in predict.predict(workdir, str(tmp_path / "a.png"), tmp_path / "out")]
-    again = [path.read_bytes() for path in predict.predict(workdir, str(tmp_path / "a.png"), tmp_path / "out")]
-    assert first == again
+    with pytest.raises(UserError, match=r"a_classes.png and 2 more are there; expected a new --output, or --overwrite"):
+        predict.predict(workdir, str(tmp_path / "a.png"), tmp_path / "out")
+    written = predict.predict(workdir, str(tmp_path / "a.png"), tmp_path / "out", overwrite=True)
+    assert first == [path.read_bytes() for path in written]
 
 
 # What is refused

@@ -48,6 +48,14 @@ def test_unknown_has_a_logit_only_where_it_is_trained(train_unknown, expected):
     assert trained.num_logits(config_of("data", train_unknown=train_unknown), DEEPGLOBE) == expected
 
 
+def test_a_legend_that_does_not_fit_the_model_is_told(data_dir, tmp_path, monkeypatch):
+    save_run(tmp_path, config_of(data_dir))
+    monkeypatch.setattr(trained, "num_logits", lambda config, legend: legend.num_classes)
+    told = r"\['head'\]\['bias'\] of the checkpoint is \(6,\); expected \(7,\), .* its legend of 7 classes"
+    with pytest.raises(UserError, match=told):
+        trained.load(tmp_path)
+
+
 def test_no_run_and_no_checkpoint_are_told(tmp_path):
     with pytest.raises(UserError, match="no run there"):
         trained.load(tmp_path / "gone")

@@ -29,21 +29,40 @@ UNLABELLED = "unlabelled"
 
 
 class Bands(NamedTuple):
-    """The bands of a dataset's images: type of number, and of each band what the model sees as 0 and as 1."""
+    """The bands of a dataset's images: type of number, and of each band what the model sees as 0 and as 1.
+
+    `chosen` are those taken of a user's files, counted from 1, of `in_file` bands there; () for all.
+    """
 
     dtype: str
     low: tuple[float, ...]
     high: tuple[float, ...]
+    chosen: tuple[int, ...] = ()
+    in_file: int = 0
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Bands:
         """The bands of which `_asdict` went through JSON."""
-        return cls(value["dtype"], tuple(value["low"]), tuple(value["high"]))
+        low, high, chosen = (tuple(value.get(name, ())) for name in ("low", "high", "chosen"))
+        return cls(value["dtype"], low, high, chosen, value.get("in_file", 0))
 
     @property
     def num(self) -> int:
         """Number of bands."""
         return len(self.low)
+
+    def check_file(self, name: str, num: int, dtype: str) -> None:
+        """Checks the bands of a file to be mapped.
+
+        Raises:
+          UserError: another number of them than training's files had, or another type; the message has `name`.
+        """
+        expected = self.in_file or self.num
+        if (num, dtype) != (expected, self.dtype):
+            raise UserError(
+                f"{name}: {num} bands of {dtype}; expected {expected} of {self.dtype}, as the run was taught by; "
+                "convert it"
+            )
 
     @property
     def pixel_bytes(self) -> int:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,8 +60,12 @@ class Survey(NamedTuple):
         return sum(frame.height * frame.width * pixel_bytes + 4_000 for frame in self.frames.values())
 
 
-def survey(folder: Path) -> Survey:
+def survey(folder: Path, chosen: Sequence[int] = ()) -> Survey:
     """Reads the folder: names, lists, points, and each image for its size, its bands and their range.
+
+    Args:
+      folder: as the module says.
+      chosen: the bands to take of each image, counted from 1; () for all.
 
     Raises:
       UserError: something is missing, damaged or does not fit; the message names the file.
@@ -73,7 +77,7 @@ def survey(folder: Path) -> Survey:
     skipped = []
     if bare := sorted(set(masks) - set(images)):
         skipped.append((len(bare), "masks", f"no image for them, as {masks[bare[0]].name}"))
-    rasters = {tile: _Seen.of(read_raster(path)) for tile, path in images.items()}
+    rasters = {tile: _Seen.of(read_raster(path, bands=chosen)) for tile, path in images.items()}
     _check_alike(rasters, images)
     frames = {tile: seen.frame for tile, seen in rasters.items()}
     found = [path for suffix in _POINT_SUFFIXES if (path := folder / f"points{suffix}").exists()]
@@ -82,6 +86,8 @@ def survey(folder: Path) -> Survey:
     points = point_files.read_points(found[0], frames, legend_file.legend, 0, legend_file.ids) if found else {}
     splits, left_out = find_splits(folder, sorted(images), set(masks) & set(images), set(points))
     bands = _scaling([rasters[tile] for tile in splits.get("train", sorted(images))], folder / "images")
+    if chosen:
+        bands = bands._replace(chosen=tuple(chosen), in_file=rasters[next(iter(images))].num_bands)
     skipped += [(len(tiles), "tiles", f"{why}, as {tiles[0]}") for why, tiles in left_out.items()]
     return Survey(images, masks, splits, frames, points, legend_file, bands, skipped)
 
@@ -91,6 +97,7 @@ class _Seen(NamedTuple):
 
     frame: Frame
     dtype: np.dtype
+    num_bands: int  # in the file
     sample: np.ndarray  # [n, bands], valid pixels
 
     @classmethod
@@ -101,7 +108,7 @@ class _Seen(NamedTuple):
         if raster.pixels.dtype == np.uint8:
             thinned = thinned[:0]  # scaled by the type's own range
         frame = Frame(height, width, raster.transform, raster.crs)
-        return cls(frame, raster.pixels.dtype, thinned.reshape(-1, bands))
+        return cls(frame, raster.pixels.dtype, raster.num_bands, thinned.reshape(-1, bands))
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -116,7 +123,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _check_alike(rasters: dict[str, _Seen], images: dict[str, Path]) -> None:
-    kinds = {tile: (seen.sample.shape[1], seen.dtype.name) for tile, seen in rasters.items()}
+    kinds = {tile: (seen.num_bands, seen.dtype.name) for tile, seen in rasters.items()}
     (usual, _), *_ = Counter(kinds.values()).most_common(1)
     for tile, kind in kinds.items():
         if kind != usual:
@@ -139,7 +146,7 @@ def _scaling(seen: list[_Seen], folder: Path) -> datasets.Bands:
     if flat.size:
         raise UserError(
             f"{folder}: band {flat[0] + 1} is {low[flat[0]]:g} nearly everywhere on the training tiles; expected a "
-            "range of values; leave the band out"
+            "range of values; leave the band out: --bands"
         )
     return datasets.Bands(dtype.name, tuple(low.tolist()), tuple(high.tolist()))
 
@@ -162,14 +169,14 @@ class Folder(tfds.core.ShardBasedBuilder):
 
     on_tile: Callable[[str], None] | None = None
 
-    def __init__(self, *, manual_dir: Path, **kwargs: Any) -> None:
-        self._manual_dir = manual_dir
+    def __init__(self, *, manual_dir: Path, bands: Sequence[int] = (), **kwargs: Any) -> None:
+        self._manual_dir, self._bands = manual_dir, bands
         super().__init__(**kwargs)
 
     @functools.cached_property
     def survey(self) -> Survey:
         """What is in the folder; read once."""
-        return survey(self._manual_dir)
+        return survey(self._manual_dir, self._bands)
 
     def _info(self) -> tfds.core.DatasetInfo:
         found = self.survey
@@ -207,7 +214,7 @@ class Folder(tfds.core.ShardBasedBuilder):
 
     def _example(self, tile: str) -> dict[str, Any]:
         path = self.survey.images[tile]
-        raster = read_raster(path)
+        raster = read_raster(path, bands=self.survey.bands.chosen)
         height, width = raster.valid.shape
         mask = np.full((height, width), IGNORE, np.uint8)
         if tile in self.survey.masks:
@@ -223,7 +230,8 @@ class Folder(tfds.core.ShardBasedBuilder):
         mask[~raster.valid] = IGNORE
         image: Any = raster.pixels
         if datasets.is_picture(self.survey.bands):
-            image = path.read_bytes() if path.suffix.lower() in (".jpg", ".jpeg") else _png(raster.pixels)
+            is_stored = path.suffix.lower() in (".jpg", ".jpeg") and not self.survey.bands.chosen
+            image = path.read_bytes() if is_stored else _png(raster.pixels)
         return {"tile_id": tile, "image": image, "mask": _png(mask)}
 
 

@@ -98,17 +98,22 @@ def _synthetic_v1(
     )
 
 
-def _folder(manual_dir: str | None = None, name: str | None = None) -> Job:
+def _folder(manual_dir: str | None = None, name: str | None = None, bands: Sequence[str] = ()) -> Job:
     from pcejax.datasets.folder import Folder, FolderConfig
 
     source = Path(manual_dir or "").expanduser().absolute()
     name = name or source.name
+    if not all(band.strip().isdigit() for band in bands) or len(set(bands)) < len(bands):
+        raise UserError(
+            f"--bands={','.join(bands)}; expected numbers of bands, counted from 1, each once: --bands=4,3,2"
+        )
+    chosen = [int(band) for band in bands]
 
     def build(data_dir: Path) -> Folder:
         if not manual_dir or not source.is_dir():
             raise UserError(f"--manual_dir={manual_dir}: no such folder; expected one with legend.yaml and images/")
         config = FolderConfig(name=name)
-        return Folder(manual_dir=source, config=config, data_dir=data_dir, file_format="array_record")
+        return Folder(manual_dir=source, bands=chosen, config=config, data_dir=data_dir, file_format="array_record")
 
     return Job(f"folder/{name}/{Folder.VERSION}", build, _plan_of_survey)
 

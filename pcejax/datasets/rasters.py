@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from pcejax.errors import UserError
-from pcejax.frames import import_geo
+from pcejax.frames import Frame, import_geo
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
@@ -18,7 +20,7 @@ _DTYPES = ("uint8", "uint16", "int16", "float32")
 
 
 class Raster(NamedTuple):
-    """A file's bands and where on the ground they lie.
+    """A file's bands, all or chosen ones of `num_bands`, and where on the ground they lie.
 
     `pixels` is `[H, W, bands]`, 0 where there are no data; `valid` bool `[H, W]`, False there; `transform` is the
     affine map a, b, c, d, e, f with x = a col + b row + c and y = d col + e row + f, and `crs` its reference system,
@@ -29,26 +31,36 @@ class Raster(NamedTuple):
     valid: np.ndarray
     transform: tuple[float, float, float, float, float, float] | None
     crs: str | None
+    num_bands: int
 
 
-def read_raster(path: Path, *, indices: bool = False) -> Raster:
+def read_raster(path: Path, *, indices: bool = False, bands: Sequence[int] = ()) -> Raster:
     """The raster in a PNG, JPEG or TIFF file; an alpha band is not among the bands, but says where data are.
 
     Args:
       path: of the file.
       indices: whether a palette's indices are the pixels, as in masks, or its colours.
+      bands: counted from 1, in the order wanted; () for all.
 
     Raises:
-      UserError: the file cannot be read, has another type of number, or is a TIFF and the extra `geo` is missing.
+      UserError: the file cannot be read, has another type of number, lacks one of the bands, or is a TIFF and the extra
+        `geo` is missing.
     """
-    raster = _read_tiff(path, indices) if path.suffix.lower() in (".tif", ".tiff") else _read_picture(path, indices)
+    raster = _read_tiff(path, indices, bands) if is_tiff(path) else _read_picture(path, indices, bands)
     if raster.pixels.dtype.name not in _DTYPES:
         raise UserError(f"{path}: numbers are {raster.pixels.dtype}; expected one of {', '.join(_DTYPES)}; convert it")
     pixels = np.where(raster.valid[..., None], raster.pixels, raster.pixels.dtype.type(0))
     return raster._replace(pixels=pixels)
 
 
-def _read_picture(path: Path, indices: bool) -> Raster:
+def _check_chosen(path: Path, bands: Sequence[int], num_bands: int) -> None:
+    if any(not 1 <= band <= num_bands for band in bands):
+        raise UserError(
+            f"{path}: bands {', '.join(map(str, bands))} of {num_bands}; expected numbers from 1 to as many"
+        )
+
+
+def _read_picture(path: Path, indices: bool, bands: Sequence[int]) -> Raster:
     try:
         with Image.open(path) as image:
             encoding = str(image.tile)  # gone once it is loaded
@@ -62,34 +74,102 @@ def _read_picture(path: Path, indices: bool) -> Raster:
     if image.mode == "I;16" or (indices and image.mode in ("1", "P")):
         pixels = np.atleast_3d(np.asarray(image))
         pixels = pixels.astype(np.uint8) if pixels.dtype == bool else pixels
-        return Raster(pixels, np.ones(pixels.shape[:2], bool), None, None)
-    # One way for all others, palettes, CMYK and transparent colours among them.
-    pixels = np.asarray(image.convert("LA" if image.mode in ("1", "L", "LA") else "RGBA"))
-    return Raster(pixels[..., :-1], pixels[..., -1] > 0, None, None)
+        valid = np.ones(pixels.shape[:2], bool)
+    else:
+        # One way for all others, palettes, CMYK and transparent colours among them.
+        pixels = np.asarray(image.convert("LA" if image.mode in ("1", "L", "LA") else "RGBA"))
+        pixels, valid = pixels[..., :-1], pixels[..., -1] > 0
+    num_bands = pixels.shape[-1]
+    _check_chosen(path, bands, num_bands)
+    return Raster(pixels[..., [band - 1 for band in bands]] if bands else pixels, valid, None, None, num_bands)
 
 
-def _read_tiff(path: Path, indices: bool) -> Raster:
+def _read_tiff(path: Path, indices: bool, bands: Sequence[int]) -> Raster:
+    with open_tiff(path) as file:
+        _check_chosen(path, bands, file.num_bands)
+        if not indices:
+            file.check_bands()
+        pixels, valid = file.read(0, file.frame.height, bands)
+        return Raster(pixels, valid, file.frame.transform, file.frame.crs, file.num_bands)
+
+
+class Tiff(NamedTuple):
+    """An open TIFF. Bands are counted without an alpha band; `palette` uint8 `[n, 3]` holds the colours of a table."""
+
+    path: Path
+    frame: Frame
+    num_bands: int
+    dtype: str  # that `read` gives: float32 of float64
+    palette: np.ndarray | None
+    file: Any  # of rasterio
+
+    def check_bands(self) -> None:
+        """Checks that the pixels are bands.
+
+        Raises:
+          UserError: they are a palette's indices.
+        """
+        if self.palette is not None:
+            raise UserError(f"{self.path}: holds a palette's indices; expected bands; in QGIS: PCT to RGB")
+
+    def read(self, first: int, stop: int, bands: Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
+        """Rows `[first, stop)`: pixels `[rows, W, bands]`, and bool `[rows, W]`, False where there are no data.
+
+        Args:
+          first: row.
+          stop: row.
+          bands: counted from 1; () for all but alpha.
+
+        Raises:
+          UserError: the file is damaged.
+        """
+        window = ((first, stop), (0, self.frame.width))
+        with _told(self.path):
+            pixels = np.moveaxis(self.file.read(list(bands or _color_bands(self.file)), window=window), 0, -1)
+            valid = self.file.dataset_mask(window=window) > 0
+        pixels = pixels.astype(self.dtype, copy=False)
+        if np.issubdtype(pixels.dtype, np.floating):
+            valid &= np.isfinite(pixels).all(-1)
+        return pixels, valid
+
+
+@contextlib.contextmanager
+def open_tiff(path: Path) -> Iterator[Tiff]:
+    """A TIFF or GeoTIFF of any size, to be read by rows.
+
+    Raises:
+      UserError: it cannot be read, or the extra `geo` is missing.
+    """
     try:
         rasterio = import_geo("rasterio")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    with _told(path), warnings.catch_warnings():
+        # A TIFF may well lie nowhere.
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        file = rasterio.open(path)
+    with file:
+        transform = None if file.transform.is_identity else tuple(file.transform)[:6]
+        frame = Frame(file.height, file.width, transform, file.crs.to_string() if file.crs else None)
+        palette = None
+        if file.colorinterp[0] == rasterio.enums.ColorInterp.palette:
+            palette = np.array([color[:3] for _, color in sorted(file.colormap(1).items())], np.uint8)
+        dtype = file.dtypes[0] if file.dtypes[0] != "float64" else "float32"
+        yield Tiff(path, frame, len(_color_bands(file)), dtype, palette, file)
+
+
+def is_tiff(path: Path) -> bool:
+    """Whether a file's name is a TIFF's."""
+    return path.suffix.lower() in (".tif", ".tiff")
+
+
+def _color_bands(file: Any) -> list[int]:
+    return [n for n, kind in enumerate(file.colorinterp, 1) if kind.name != "alpha"]
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
     try:
-        with warnings.catch_warnings():
-            # A TIFF may well lie nowhere.
-            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-            file = rasterio.open(path)
-        with file:
-            if not indices and file.colorinterp[0] == rasterio.enums.ColorInterp.palette:
-                raise UserError(f"{path}: holds a palette's indices; expected bands; in QGIS: PCT to RGB")
-            bands = [n for n, kind in enumerate(file.colorinterp, 1) if kind != rasterio.enums.ColorInterp.alpha]
-            pixels = np.moveaxis(file.read(bands), 0, -1)
-            valid = file.dataset_mask() > 0
-            transform = None if file.transform.is_identity else tuple(file.transform)[:6]
-            crs = file.crs.to_string() if file.crs else None
-    except rasterio.errors.RasterioError as error:
+        yield
+    except import_geo("rasterio").errors.RasterioError as error:
         raise UserError(f"{path}: cannot be read: {error}; expected a whole TIFF; get the file anew") from error
-    if pixels.dtype == np.float64:
-        pixels = pixels.astype(np.float32)
-    if np.issubdtype(pixels.dtype, np.floating):
-        valid &= np.isfinite(pixels).all(-1)
-    return Raster(pixels, valid, transform, crs)

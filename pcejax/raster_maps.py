@@ -1,0 +1,138 @@
+"""A georeferenced raster of any size -> GeoTIFFs of its classes and of how sure the model is of them.
+
+Strips are read, mapped and written at the same time, so that memory is that of some strips. What has no data in the
+raster has none in the maps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pcejax import map_files, tiled_inference, tiles, trained, writers
+from pcejax.datasets.rasters import Tiff, open_tiff
+from pcejax.frames import import_geo
+from pcejax.legend import IGNORE
+
+_CACHE_MB = 128
+_LINE_EVERY = 5.0  # seconds between lines of progress
+
+
+def map_raster(model: trained.Trained, path: Path, outputs: dict[str, Path]) -> np.ndarray:
+    """Maps a raster, tells of progress, and returns the pixels of each class.
+
+    Args:
+      model: of as many bands of the type.
+      path: of the raster.
+      outputs: the files to write, GeoTIFFs of uint8 with the raster's place, IGNORE where it has no data: "classes",
+        class ids; "confidence", the probability of that class; "probabilities", a band of them for each class that the
+        model knows. Probabilities are 0 to `map_files.SHARES`, which the file's scale makes 0 to 1.
+
+    Raises:
+      UserError: the raster is damaged, or a map cannot be written.
+    """
+    names = model.legend.names
+    bands = {"classes": ["class"], "confidence": ["confidence"]}
+    bands["probabilities"] = list(names[: trained.num_logits(model.config, model.legend)])
+    counts = np.zeros(model.legend.num_classes, np.int64)
+    with import_geo("rasterio").Env(GDAL_CACHEMAX=_CACHE_MB), open_tiff(path) as file, contextlib.ExitStack() as stack:
+        write = {
+            name: stack.enter_context(
+                map_files.map_file(
+                    where, file.frame, map_files.Content(bands[name], model.legend if name == "classes" else None)
+                )
+            )
+            for name, where in outputs.items()
+        }
+        shape, source = (file.frame.height, file.frame.width), _Source(file, model)
+        progress = _Progress(path.name, shape[0])
+        window = model.config.inference.window * tiles.reduction(model.config.data.scale)
+        if min(shape) < window:
+            told = f"{shape[1]}x{shape[0]} pixels, less than a window of {window} (inference.window at data.scale)"
+            print(f"predict: {path.name}: {told}; filled up with its reflection", flush=True)
+
+        def take(maps: dict[str, np.ndarray]) -> int:
+            valid = source.valid_rows(maps["classes"].shape[1])
+            for name, rows in maps.items():
+                write[name](np.where(valid, rows, np.uint8(IGNORE)))
+            counts[:] += np.bincount(maps["classes"][0][valid], minlength=len(counts))
+            return len(valid)
+
+        strips = model.map_rows(model.variables, source.read, shape, _finisher(tuple(outputs)))
+        # However it ends, nothing reads or writes any more when the files are closed.
+        with contextlib.closing(strips), ThreadPoolExecutor(1) as pool:
+            done = 0
+            taking: Future[int] | None = None
+            for maps in strips:
+                if taking is not None:
+                    progress.tell(done := done + taking.result())
+                taking = pool.submit(take, maps)
+            assert taking is not None  # every raster has a row
+            progress.tell(done + taking.result())
+    return counts
+
+
+class _Source:
+    """The rows of a raster as the mapper asks for them, and where they have data as the maps are written."""
+
+    def __init__(self, file: Tiff, model: trained.Trained):
+        self._file, self._bands = file, model.bands
+        self._valid: deque[np.ndarray] = deque()  # of rows that are read and not yet written
+
+    def read(self, first: int, stop: int) -> np.ndarray:
+        """Rows `[first, stop)`: pixels `[rows, W, bands]`, 0 where there are no data."""
+        pixels, valid = self._file.read(first, stop, self._bands.chosen)
+        self._valid.append(valid)
+        return np.where(valid[..., None], pixels, pixels.dtype.type(0))
+
+    def valid_rows(self, count: int) -> np.ndarray:
+        """Whether there are data in the next rows: bool `[count, W]`."""
+        rows = [self._valid.popleft()]
+        while sum(map(len, rows)) < count:
+            rows.append(self._valid.popleft())
+        valid = np.concatenate(rows)
+        if len(valid) > count:
+            self._valid.appendleft(valid[count:])
+        return valid[:count]
+
+
+@functools.cache
+def _finisher(outputs: tuple[str, ...]) -> tiled_inference.Finish:
+    """Logits `[C, h, W]` -> the bands uint8 `[bands, h, W]` of each of the outputs; one function for each choice."""
+
+    def finish(logits: jax.Array) -> dict[str, jax.Array]:
+        # Class by class: on CPUs argmax along an axis takes far longer.
+        best, ids = logits[0], jnp.zeros(logits.shape[1:], jnp.uint8)
+        for class_id in range(1, len(logits)):
+            better = logits[class_id] > best
+            best, ids = jnp.where(better, logits[class_id], best), jnp.where(better, jnp.uint8(class_id), ids)
+        maps = {"classes": ids[None]}
+        if len(outputs) > 1:
+            raised = jnp.exp(logits - best[None])
+            shares = {"confidence": 1 / raised.sum(0, keepdims=True)}
+            shares["probabilities"] = raised * shares["confidence"]
+            maps |= {n: jnp.round(p * map_files.SHARES).astype(jnp.uint8) for n, p in shares.items() if n in outputs}
+        return maps
+
+    return finish
+
+
+class _Progress:
+    """Tells of a raster's rows now and then."""
+
+    def __init__(self, name: str, rows: int):
+        self._name, self._last, self._progress = name, time.monotonic(), writers.Progress(rows)
+
+    def tell(self, rows: int) -> None:
+        """Of the rows done."""
+        if time.monotonic() - self._last >= _LINE_EVERY:
+            self._last = time.monotonic()
+            print(f"predict: {self._name}: rows {self._progress.line(rows)}", flush=True)
