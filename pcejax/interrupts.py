@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -12,7 +13,9 @@ EXIT_CODE = 75
 """Of a run that was asked to stop and can go on: EX_TEMPFAIL of sysexits.h. 0 is kept for runs that are done."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SAME = 0.5  # seconds in which signals of a kind are one: Linux tells a child of each of its dying parent's threads
 _received: list[int] = []
+_first = 0.0  # when the first came
 _deferring = False
 
 
@@ -43,8 +46,12 @@ def name() -> str:
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
+    global _first
     if _received:
+        if number == _received[0] and time.monotonic() - _first < _SAME:
+            return
         os._exit(128 + number)
+    _first = time.monotonic()
     _received.append(number)
     if not _deferring:
         raise Interrupted(f"by {name()}")

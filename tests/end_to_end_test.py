@@ -218,6 +218,9 @@ def test_a_second_signal_ends_a_run_at_once(place):
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
     assert process.stdout.readline() == "asked\n"
+    process.send_signal(signal.SIGTERM)  # as Linux tells of each thread of a parent that dies
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=1)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=30) == 128 + signal.SIGINT
     process.stdout.close()

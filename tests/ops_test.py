@@ -39,6 +39,7 @@ def assert_same_function(ours, plain, *arguments):
         ((2, 16, 16, 6), 2, 3, 2),
         ((1, 9, 8, 2), 3, 5, 1),
         ((3, 17, 6, 4), 4, 3, 7),
+        ((2, 5, 8, 40), 20, 3, 1),
     ],
 )
 @pytest.mark.parametrize("block_values", [1, 400, 10**6])
@@ -54,6 +55,16 @@ def test_conv_is_the_native_convolution_in_blocks_of_any_size(
 
     kernel = normal((size, size, shape[-1], features), dtype, 1)
     assert_same_function(lambda x, kernel: ops.conv(x, kernel, dilation), plain, normal(shape, dtype), kernel)
+
+
+@dtypes
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_convolution_of_groups_is_that_of_pixels(size, dtype):
+    def plain(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=NHWC)
+
+    kernel = normal((3, 3, 5, 3), dtype, 1)
+    assert_same_function(lambda x, k: ops.conv_of_groups(x, k, size), plain, normal((2, 3, 8, 5), dtype), kernel)
 
 
 def test_cpus_alone_get_the_kernel_gradient_in_blocks():

@@ -60,9 +60,11 @@ def _multiply_adds(jaxpr: Any) -> int:
     total = 0
     for eqn in jaxpr.eqns:
         name, params = eqn.primitive.name, eqn.params
-        if name in ("scan", "while", "cond"):
+        if name == "cond" and "branches_platforms" in params and params["branches_platforms"]:
+            total += _multiply_adds(params["branches"][-1].jaxpr)  # what all platforms but some compute it by
+        elif name in ("scan", "while", "cond"):
             raise NotImplementedError(f"FLOPs of {name}: how often its body runs is not known here")
-        if name == "dot_general":
+        elif name == "dot_general":
             contracted = params["dimension_numbers"][0][0]
             summands = math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
             total += math.prod(eqn.outvars[0].aval.shape) * summands
