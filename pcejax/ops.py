@@ -16,19 +16,16 @@ import jax.numpy as jnp
 _BLOCK_VALUES = 5 << 18
 """Values of a block of unfolded pixels, at most: the dot still finds them in a cache."""
 
-_CHANNELS = 64
-"""Channels of a pair of neighbours up to which a CPU convolves pairs faster than single pixels."""
+_PAIRED = range(17, 33)
+"""Channels with which a CPU convolves pairs of neighbours faster than single pixels; with fewer it is no gain."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv(x: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.Array:
     """`[B, H, W, C]`, kernel `[K, K, C, O]`, K odd -> `[B, H, W, O]`: stride 1, zeros around the image."""
-    together = _pixels_together(x, kernel, dilation)
-    if together == 1:
+    if not _is_paired(x, kernel, dilation):
         return _native_conv(x, kernel, dilation)
-    return jax.lax.platform_dependent(
-        x, kernel, cpu=functools.partial(conv_of_groups, size=together), default=lambda x, k: _native_conv(x, k, 1)
-    )
+    return jax.lax.platform_dependent(x, kernel, cpu=conv_of_pairs, default=lambda x, k: _native_conv(x, k, 1))
 
 
 def _native_conv(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
@@ -38,27 +35,23 @@ def _native_conv(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     )
 
 
-def _pixels_together(x: jax.Array, kernel: jax.Array, dilation: int) -> int:
-    """How many neighbours of a row make one pixel of more channels, which a CPU convolves faster; 1 for none.
-
-    Below 17 channels the products that are added weigh as much as the speed that is won.
-    """
-    worth = _CHANNELS // 4 < x.shape[-1] <= _CHANNELS // 2
-    return 2 if worth and len(kernel) == 3 and dilation == 1 and x.shape[2] % 2 == 0 else 1
+def _is_paired(x: jax.Array, kernel: jax.Array, dilation: int) -> bool:
+    return x.shape[-1] in _PAIRED and x.shape[2] % 2 == 0 and len(kernel) == 3 and dilation == 1
 
 
-def conv_of_groups(x: jax.Array, kernel: jax.Array, size: int) -> jax.Array:
-    """`conv` of a 3x3 kernel over groups of `size` neighbours in a row: `[B, H, W / size, size C]` is the same memory.
+def conv_of_pairs(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`conv` of a 3x3 kernel and an even W over pairs of neighbours: `[B, H, W / 2, 2 C]` is the same memory.
 
-    A kernel `[3, 3, size C, size O]` of which two thirds and more are zeros does the same.
+    A kernel `[3, 3, 2 C, 2 O]`, half of it zeros, does the same.
     """
     batch, height, width, channels = x.shape
     features = kernel.shape[-1]
-    # Output pixel n of a group sees pixels n - 1 to n + 1, of the 3 * size of its group and of those beside it.
-    wide = [jnp.pad(kernel, ((0, 0), (size - 1 + n, 2 * size - 2 - n), (0, 0), (0, 0))) for n in range(size)]
-    wide_kernel = jnp.stack(wide, 3).reshape(3, 3, size * channels, size * features)
-    grouped = _native_conv(x.reshape(batch, height, width // size, size * channels), wide_kernel, 1)
-    return grouped.reshape(batch, height, width, features)
+    # Of the six pixels of three pairs, the left one of the middle pair sees the second to fourth, the right one those
+    # after.
+    sees = [jnp.pad(kernel, ((0, 0), (1 + right, 2 - right), (0, 0), (0, 0))) for right in range(2)]
+    of_pairs = jnp.stack(sees, 3).reshape(3, 3, 2 * channels, 2 * features)
+    paired = _native_conv(x.reshape(batch, height, width // 2, 2 * channels), of_pairs, 1)
+    return paired.reshape(batch, height, width, features)
 
 
 def _conv_forward(x: jax.Array, kernel: jax.Array, dilation: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -69,20 +62,25 @@ def _conv_backward(
     dilation: int, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
-    flipped = kernel[::-1, ::-1].swapaxes(2, 3)
-    together = _pixels_together(gradient, flipped, dilation)
 
-    def on_cpu(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-        of_x = conv_of_groups(gradient, flipped, together) if together > 1 else native(x, gradient)[0]
-        of_kernel = kernel_gradient_in_blocks(x, gradient, len(kernel), dilation)
-        return of_x, of_kernel.astype(kernel.dtype)
+    def of_x(gradient: jax.Array) -> jax.Array:
+        return jax.linear_transpose(lambda x: _native_conv(x, kernel, dilation), x)(gradient)[0]
 
-    def native(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-        (of_x,) = jax.linear_transpose(lambda x: _native_conv(x, kernel, dilation), x)(gradient)
-        (of_kernel,) = jax.linear_transpose(lambda kernel: _native_conv(x, kernel, dilation), kernel)(gradient)
-        return of_x, of_kernel
+    def of_kernel(x: jax.Array, gradient: jax.Array) -> jax.Array:
+        return jax.linear_transpose(lambda kernel: _native_conv(x, kernel, dilation), kernel)(gradient)[0]
 
-    return jax.lax.platform_dependent(x, gradient, cpu=on_cpu, default=native)
+    def of_x_on_cpu(gradient: jax.Array) -> jax.Array:
+        flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+        paired = _is_paired(gradient, flipped, dilation)
+        return conv_of_pairs(gradient, flipped) if paired else of_x(gradient)
+
+    def of_kernel_on_cpu(x: jax.Array, gradient: jax.Array) -> jax.Array:
+        return kernel_gradient_in_blocks(x, gradient, len(kernel), dilation).astype(kernel.dtype)
+
+    return (
+        jax.lax.platform_dependent(gradient, cpu=of_x_on_cpu, default=of_x),
+        jax.lax.platform_dependent(x, gradient, cpu=of_kernel_on_cpu, default=of_kernel),
+    )
 
 
 conv.defvjp(_conv_forward, _conv_backward)

@@ -1,5 +1,6 @@
 """What the documentation shows works as it stands."""
 
+import os
 import re
 from pathlib import Path
 
@@ -29,3 +30,8 @@ def test_what_a_page_points_to_is_there(page):
     # Modules and files by their path, and scripts by their name.
     for path in re.findall(r"`((?:pcejax|configs|scripts|tests|docs)/[\w/]+\.(?:py|sh|md|sbatch))", text):
         assert (DOCS.parent / path).exists(), path
+
+
+@pytest.mark.parametrize("script", sorted((DOCS.parent / "scripts").glob("*.py")), ids=lambda script: script.name)
+def test_a_script_starts_as_pages_show_it(script):
+    assert os.access(script, os.X_OK)

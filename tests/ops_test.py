@@ -58,13 +58,12 @@ def test_conv_is_the_native_convolution_in_blocks_of_any_size(
 
 
 @dtypes
-@pytest.mark.parametrize("size", [2, 4])
-def test_a_convolution_of_groups_is_that_of_pixels(size, dtype):
+def test_a_convolution_of_pairs_is_that_of_pixels(dtype):
     def plain(x, kernel):
         return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=NHWC)
 
     kernel = normal((3, 3, 5, 3), dtype, 1)
-    assert_same_function(lambda x, k: ops.conv_of_groups(x, k, size), plain, normal((2, 3, 8, 5), dtype), kernel)
+    assert_same_function(ops.conv_of_pairs, plain, normal((2, 3, 8, 5), dtype), kernel)
 
 
 def test_cpus_alone_get_the_kernel_gradient_in_blocks():

@@ -52,7 +52,7 @@ def valid_products(jaxpr, convolutions):
 def test_a_step_computes_what_its_convolutions_take_and_nothing_twice(monkeypatch, norm):
     """XLA's count, of a step whose loops run once, against that of the taps that meet a pixel."""
     monkeypatch.setattr(ops, "_BLOCK_VALUES", 1 << 30)  # XLA counts a loop's body once
-    monkeypatch.setattr(ops, "_CHANNELS", 0)  # groups of pixels multiply zeros as well, on purpose
+    monkeypatch.setattr(ops, "_PAIRED", ())  # pairs of pixels multiply zeros as well, on purpose
     config = default.get_config()
     config.model.depth, config.model.norm = 2, norm
     compiled = compile_step(config, 64)

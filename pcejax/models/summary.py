@@ -60,7 +60,7 @@ def _multiply_adds(jaxpr: Any) -> int:
     total = 0
     for eqn in jaxpr.eqns:
         name, params = eqn.primitive.name, eqn.params
-        if name == "cond" and "branches_platforms" in params and params["branches_platforms"]:
+        if name == "cond" and params.get("branches_platforms"):
             total += _multiply_adds(params["branches"][-1].jaxpr)  # what all platforms but some compute it by
         elif name in ("scan", "while", "cond"):
             raise NotImplementedError(f"FLOPs of {name}: how often its body runs is not known here")
