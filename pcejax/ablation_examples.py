@@ -21,12 +21,12 @@ def grid(results: Results) -> list[str]:
     A setting is shown by its run of median mIoU over all tiles, the lower one of two.
     """
     assert results.legend
-    num_known, split = results.legend.num_known, results.about["eval_split"]
+    num_known = results.legend.num_known
     groups: dict[str, list[Arm]] = {}
     for arm in results.arms:
         groups.setdefault(setting(arm.run.levels), []).append(arm)
     shown = {name: sorted(arms, key=lambda arm: arm.miou)[(len(arms) - 1) // 2] for name, arms in groups.items()}
-    folders = [runs.pictures_folder(arm.workdir, split) for arm in shown.values()]
+    folders = [runs.pictures_folder(arm.workdir, arm.split) for arm in shown.values()]
     tiles = sorted(set.intersection(*({path.stem for path in folder.glob("*.png")} for folder in folders)))
     if not tiles:
         return []

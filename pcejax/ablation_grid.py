@@ -40,15 +40,16 @@ _SEEDS = ("seed", "points.seed")
 class Arm(NamedTuple):
     """A run of the ablation."""
 
-    name: str  # of its folder, such as "points=3,seed=0,draw=1"
+    name: str  # of its folder, such as "points=3,seed=0,draw=1", with ",fold=a" where there are folds
     levels: dict[str, str]  # axis -> label
     seed: int
     point_seed: int
+    fold: str  # "" without folds
     overrides: dict[str, Any]  # field -> value, of the base config
 
 
 def expand(ablation: ml_collections.ConfigDict) -> list[Arm]:
-    """The arms of an ablation (fields: configs/ablations/default.py): every combination of levels, seeds, point seeds.
+    """The arms of an ablation (fields: configs/ablations/default.py): all combinations of levels, seeds, draws, folds.
 
     Those of the first seeds come first, so that an ablation that is cut has compared all levels a few times.
 
@@ -67,7 +68,10 @@ def expand(ablation: ml_collections.ConfigDict) -> list[Arm]:
                     overrides |= ablation.axes[axis][label]
                 overrides |= {"seed": seed, "points.seed": point_seed}
                 name = ",".join(f"{axis}={label}" for axis, label in names.items())
-                arms.append(Arm(name, levels, seed, point_seed, overrides))
+                for fold, splits in ablation.folds.items():
+                    arms.append(Arm(f"{name},fold={fold}", levels, seed, point_seed, fold, overrides | splits))
+                if not ablation.folds:
+                    arms.append(Arm(name, levels, seed, point_seed, "", overrides))
     check_protocol(ablation, arms)
     return sorted(arms, key=lambda arm: _turn(ablation, arm))
 
@@ -101,12 +105,13 @@ def check_protocol(ablation: ml_collections.ConfigDict, arms: Iterable[Arm]) -> 
     """Checks that arms differ in nothing but what is compared (DESIGN, "Protocol of a comparison").
 
     Steps, crops and the ground that they cover, schedule, augmentation, anchoring and splits are equal in all arms,
-    unless they are the factor, every level of which sets them then. Levels of points differ in `points.budget` alone,
-    so that budgets are nested.
+    unless they are the factor, every level of which sets them then; splits, in all arms of a fold. Levels of points
+    differ in `points.budget` alone, so that budgets are nested.
 
     Raises:
       UserError: they do; the message has the field, two arms and their values.
     """
+    arms = list(arms)
     configs = {arm.name: config_of(ablation, arm.overrides) for arm in arms}
     factor = [*ablation.axes[ablation.factor].values()]
     first = next(iter(configs.values()))
@@ -117,8 +122,8 @@ def check_protocol(ablation: ml_collections.ConfigDict, arms: Iterable[Arm]) -> 
     # Levels of another scale have other crops, of the same ground.
     if any("data.crop" not in level or "data.scale" in level for level in factor):
         kept["data.crop / data.scale"] = lambda config: config.data.crop / config.data.scale
-    for field, value_of in kept.items():
-        values = {name: value_of(config) for name, config in configs.items()}
+    for (field, value_of), fold in itertools.product(kept.items(), dict.fromkeys(arm.fold for arm in arms)):
+        values = {arm.name: value_of(configs[arm.name]) for arm in arms if arm.fold == fold}
         name, other = _differing(values)
         if name != other:
             raise UserError(
@@ -153,8 +158,8 @@ def describe(ablation: ml_collections.ConfigDict, arms: list[Arm], command: Sequ
         "budget_axis": ablation.budget_axis or None,
         "budgets": budgets(ablation, arms),
         "differences": ablation.differences,
-        "eval_split": config_of(ablation, arms[0].overrides).data.eval_split,
-        "arms": [arm._asdict() for arm in arms],
+        "folds": max(1, len(ablation.folds)),
+        "arms": [arm._asdict() | {"eval_split": config_of(ablation, arm.overrides).data.eval_split} for arm in arms],
     }
     return json.loads(json.dumps(told))
 
@@ -185,7 +190,7 @@ def _differing(values: Mapping[str, Any]) -> tuple[str, str]:
 
 def _check_fields(ablation: ml_collections.ConfigDict) -> None:
     name, axes = ablation.name, ablation.axes
-    for axis, levels in axes.items():
+    for axis, levels in (axes | ({"fold": ablation.folds} if ablation.folds else {})).items():
         for label in (axis, *levels):
             if not re.fullmatch(r"[\w.+-]+", label):
                 raise UserError(
@@ -205,7 +210,7 @@ def _check_fields(ablation: ml_collections.ConfigDict) -> None:
         if label is not None and label not in axes[axis]:
             raise UserError(f"{name}: no level {label!r} of axis {axis!r}; expected one of {[*axes[axis]]}")
     named: dict[str, str] = {}
-    for axis, levels in axes.items():
+    for axis, levels in (axes | {"fold": ablation.folds}).items():
         fields = {field for level in levels.values() for field in level}
         for field in sorted(fields):
             if field in _SEEDS:

@@ -66,9 +66,9 @@ def _differences(arms: Sequence[Arm]) -> list[str]:
 
 def _protocol(results: Results) -> list[str]:
     arms, about = results.arms, results.about
+    splits = f"the splits of {about['folds']} folds" if about["folds"] > 1 else f"split {arms[0].split}"
     lines = [
-        f"{len(arms[0].run.matrices)} tiles of {arms[0].dataset}, split {about['eval_split']}, "
-        f"{pages.PROTOCOLS[name]} (“{name}”)."
+        f"{len(arms[0].run.matrices)} tiles of {arms[0].dataset}, {splits}, {pages.PROTOCOLS[name]} (“{name}”)."
         for name in dict.fromkeys(arm.protocol for arm in arms)
     ]
     equal = [

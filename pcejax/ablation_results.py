@@ -24,10 +24,11 @@ _OF_AN_EVALUATION = ("tiles", "legend", "protocol", "points", "step", "dataset")
 
 
 class Arm(NamedTuple):
-    """An arm that is trained and scored."""
+    """An arm that is trained and scored, on all folds: what is no score is its first fold's."""
 
-    name: str
-    workdir: Path
+    name: str  # without that of a fold
+    workdir: Path  # of its first fold
+    split: str  # that is scored there
     run: Run
     miou: float  # of all its tiles
     protocol: str
@@ -35,6 +36,15 @@ class Arm(NamedTuple):
     points: dict[str, Any]  # of its evaluation: what taught it
     config: dict[str, Any]  # flat: "train.num_steps" -> value
     manifest: dict[str, Any]
+
+
+class _Scored(NamedTuple):
+    """What an arm left behind on one fold."""
+
+    told: dict[str, Any]  # of ablation.json
+    folder: Path
+    evaluation: dict[str, Any]
+    config: dict[str, Any]
 
 
 class Unfinished(NamedTuple):
@@ -74,22 +84,25 @@ def read(workdir: Path) -> Results:
     starts: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
     for record in writers.read_lines(workdir / "durations.jsonl"):
         starts[record["arm"]].append(record)
-    arms, unfinished, legends = [], [], {}
+    folds: dict[str, list[_Scored]] = {}
+    unfinished, legends = [], {}
     for told in about["arms"]:
         folder = workdir / "arms" / told["name"]
-        evaluation = _evaluation(runs.evaluation_path(folder, about["eval_split"]))
+        evaluation = _evaluation(runs.evaluation_path(folder, told["eval_split"]))
         config = _read(folder / "config.json") if evaluation else {}
         if evaluation and evaluation["step"] == config["train"]["num_steps"]:
-            arms.append(_arm(told, folder, evaluation, config, about["seconds"]))
+            folds.setdefault(_name(told), []).append(_Scored(told, folder, evaluation, config))
             legends[told["name"]] = evaluation["legend"]
         else:
             why = f"scored at step {evaluation['step']}, not at its last" if evaluation else _why(starts[told["name"]])
             unfinished.append(Unfinished(told["name"], why, _last_line(workdir / "logs" / f"{told['name']}.txt")))
     _check_alike("legend", legends)
+    whole = (scored for scored in folds.values() if len(scored) == about["folds"])
+    arms = [_arm(scored, about["seconds"]) for scored in whole]
     _check_alike("tiles", {arm.name: sorted(arm.run.matrices) for arm in arms})
     _check_alike("protocol", {arm.name: arm.protocol for arm in arms if arm.protocol != FIT})
     seconds = {name: sum(record["seconds"] for record in records) for name, records in starts.items() if records}
-    legend = Legend.from_dict(legends[arms[0].name]) if arms else None
+    legend = Legend.from_dict(next(iter(legends.values()))) if arms else None
     return Results(about, legend, arms, unfinished, seconds)
 
 
@@ -135,28 +148,31 @@ def differing_fields(arms: Sequence[Arm]) -> dict[str, dict[str, list[Any]]]:
     return differing
 
 
-def _arm(
-    told: dict[str, Any],
-    folder: Path,
-    evaluation: dict[str, Any],
-    config: dict[str, Any],
-    seconds: Mapping[str, float],
-) -> Arm:
-    points = evaluation["points"]
-    matrices = {tile: np.array(matrix, np.int64) for tile, matrix in evaluation["tiles"].items()}
-    run = Run(told["levels"], told["seed"], told["point_seed"], matrices, annotator_hours(points, seconds))
+def _arm(folds: Sequence[_Scored], seconds: Mapping[str, float]) -> Arm:
+    """The arm of which these are the folds: the tiles of all, and the mean of an annotator's hours."""
+    told, folder, evaluation, config = folds[0]
+    matrices = {tile: np.array(matrix, np.int64) for fold in folds for tile, matrix in fold.evaluation["tiles"].items()}
+    if len(matrices) < sum(len(fold.evaluation["tiles"]) for fold in folds):
+        raise UserError(f"{folder}: its folds score a tile more than once; expected splits of their own")
+    hours = [annotator_hours(fold.evaluation["points"], seconds) for fold in folds]
+    run = Run(told["levels"], told["seed"], told["point_seed"], matrices, float(np.mean(hours)))
     num_known = Legend.from_dict(evaluation["legend"]).num_known
     return Arm(
-        told["name"],
+        _name(told),
         folder,
+        told["eval_split"],
         run,
         float(metrics.miou(np.sum(list(matrices.values()), 0), num_known)),
         evaluation["protocol"],
         evaluation["dataset"],
-        points,
+        evaluation["points"],
         traverse_util.flatten_dict(config, sep="."),
         _read(folder / "manifest.json"),
     )
+
+
+def _name(told: Mapping[str, Any]) -> str:
+    return told["name"].removesuffix(f",fold={told['fold']}")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -67,6 +67,30 @@ def test_names_tell_the_levels_and_are_the_same_each_time():
     assert len(set(names)) == len(names)
 
 
+FOLDS = {
+    fold: {"data.train_split": f"train[:{at}]+train[{at + 1}:]", "data.eval_split": f"train[{at}:{at + 1}]"}
+    for at, fold in enumerate("abc")
+}
+
+
+def test_an_arm_is_run_on_each_fold():
+    once, arms = ablation_grid.expand(grid()), ablation_grid.expand(grid(folds=FOLDS))
+    assert [arm.name for arm in arms] == [f"{arm.name},fold={fold}" for arm in once for fold in FOLDS]
+    assert [arm.overrides for arm in arms] == [arm.overrides | splits for arm in once for splits in FOLDS.values()]
+    told = ablation_grid.describe(grid(folds=FOLDS), arms, [])
+    assert told["folds"] == 3
+    assert [arm["eval_split"] for arm in told["arms"][:3]] == ["train[0:1]", "train[1:2]", "train[2:3]"]
+
+
+def test_splits_are_equal_in_all_arms_of_a_fold():
+    levels = with_level("3", data__train_split="train[:1]")
+    with pytest.raises(UserError, match="axes 'points' and 'fold' both set data.train_split"):
+        ablation_grid.expand(grid(axes=levels, folds=FOLDS))
+    folds = {"a": {"data.eval_split": "train[2:]"}}
+    with pytest.raises(UserError, match=r"data.train_split is train in arm .*fold=a and train\[:1\] in arm .*fold=a"):
+        ablation_grid.expand(grid(axes=levels, folds=folds))
+
+
 def test_the_first_seeds_and_draws_of_all_levels_come_first():
     arms = ablation_grid.expand(grid())
     assert [arm.levels["points"] for arm in arms[:3]] == ["1", "3", "dense"]
@@ -197,7 +221,8 @@ def test_budgets_are_those_of_the_levels_and_none_of_dense_masks():
     ablation = grid()
     told = ablation_grid.describe(ablation, ablation_grid.expand(ablation), ["command"])
     assert told["budgets"] == {"1": 1, "3": 3, "dense": None}
-    assert (told["budget_axis"], told["factor"], told["eval_split"]) == ("points", "points", "validation")
+    assert (told["budget_axis"], told["factor"], told["folds"]) == ("points", "points", 1)
+    assert {arm["eval_split"] for arm in told["arms"]} == {"validation"}
     assert told["axes"] == {"points": ["1", "3", "dense"]}
     arm = next(arm for arm in told["arms"] if arm["name"] == "points=3,seed=1,draw=0")
     assert (arm["levels"], arm["seed"], arm["point_seed"]) == ({"points": "3"}, 1, 0)

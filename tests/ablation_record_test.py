@@ -75,7 +75,7 @@ def test_arms_that_are_not_finished_are_listed_with_their_last_words(workdir):
 
 
 def test_where_no_arm_is_scored_the_command_and_the_failures_are_told(tmp_path):
-    arms = [{"name": "a", "levels": {"points": "1"}, "seed": 0, "point_seed": 0, "overrides": {}}]
+    arms = [{"name": "a", "levels": {"points": "1"}, "seed": 0, "point_seed": 0, "fold": "", "eval_split": "v"}]
     writers.write_json(tmp_path / "ablation.json", made_up.about_of("x", {"points": ["1"]}, arms))
     text = text_of(tmp_path)
     assert "scripts/ablate.py" in text

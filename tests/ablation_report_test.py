@@ -159,10 +159,11 @@ def test_before_any_arm_is_scored_there_is_a_page(tmp_path):
 
 def test_labels_without_a_price_leave_the_hours_open(tmp_path):
     arms = [
-        {"name": f"{kind}{seed}", "levels": {"annotator": kind}, "seed": seed, "point_seed": 0, "overrides": {}}
+        {"name": f"{kind}{seed}", "levels": {"annotator": kind}, "seed": seed, "point_seed": 0}
         for kind in ("balanced", "scribble")
         for seed in (0, 1)
     ]
+    arms = [arm | {"fold": "", "eval_split": "validation"} for arm in arms]
     about = made_up.about_of("annotators", {"annotator": ["balanced", "scribble"]}, arms)
     writers.write_json(tmp_path / "ablation.json", about)
     for arm in arms:

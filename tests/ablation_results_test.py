@@ -147,6 +147,47 @@ def test_arms_that_cannot_be_compared_are_refused_by_name(workdir, what, changes
         ablation_results.read(workdir)
 
 
+def folded(workdir, *tiles):
+    """The ablation's only arms of one draw, its folds having scored these tiles."""
+    about = json.loads((workdir / "ablation.json").read_text())
+    arms = [
+        arm | {"name": f"{arm['name']},fold={fold}", "fold": fold}
+        for arm in about["arms"]
+        if arm["levels"]["points"] == "3" and arm["point_seed"] == 0
+        for fold in "ab"
+    ]
+    made_up.edit(workdir / "ablation.json", arms=arms, folds=2)
+    for arm, names in zip(arms, tiles, strict=True):
+        points = made_up.points_of(3, 6 + len(names))
+        config = made_up.config_of(points)
+        made_up.write_arm(workdir, arm, 0.5, "validation", tiles=2, points=points, config=config)
+        counts = json.loads(evaluation_of(workdir, arm["name"]).read_text())["tiles"]
+        made_up.edit(evaluation_of(workdir, arm["name"]), tiles=dict(zip(names, counts.values(), strict=False)))
+    return workdir
+
+
+def test_the_tiles_of_all_folds_are_scored_as_one(workdir):
+    (arm,) = ablation_results.read(folded(workdir, ["p", "q"], ["r"])).arms
+    assert arm.name == "points=3,seed=0,draw=0"
+    assert list(arm.run.matrices) == ["p", "q", "r"]
+    assert arm.miou == metrics.miou(sum(arm.run.matrices.values()), 3)
+    hours = [(9 * tiles * 2.4 + tiles * 18.5) / 3600 for tiles in (8, 7)]
+    assert arm.run.annotator_hours == pytest.approx(np.mean(hours))
+
+
+def test_an_arm_that_lacks_a_fold_is_none(workdir):
+    folded(workdir, ["p", "q"], ["r"])
+    evaluation_of(workdir, "points=3,seed=0,draw=0,fold=b").unlink()
+    results = ablation_results.read(workdir)
+    assert results.arms == []
+    assert [arm.name for arm in results.unfinished] == ["points=3,seed=0,draw=0,fold=b"]
+
+
+def test_folds_that_score_the_same_tile_are_refused(workdir):
+    with pytest.raises(UserError, match="seed=0,draw=0,fold=a: its folds score a tile more than once"):
+        ablation_results.read(folded(workdir, ["p", "q"], ["q"]))
+
+
 def test_dense_arms_that_are_a_fit_stand_beside_arms_scored_within(workdir):
     for arm in ablation_results.read(workdir).arms:
         protocol = "fit" if "dense" in arm.name else "within"
@@ -156,7 +197,7 @@ def test_dense_arms_that_are_a_fit_stand_beside_arms_scored_within(workdir):
 
 def arm_of(levels, config):
     run = ablation_results.Run(levels, 0, 0, {}, 0.0)
-    return ablation_results.Arm("", None, run, 0.0, "across", "", {}, config, {})
+    return ablation_results.Arm("", None, "", run, 0.0, "across", "", {}, config, {})
 
 
 def test_fields_that_differ_are_told_by_the_axis_that_decides_them():

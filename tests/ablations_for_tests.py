@@ -115,7 +115,7 @@ def about_of(name, axes, arms, **changes):
         "budgets": {},
         "references": {},
         "differences": [],
-        "eval_split": "validation",
+        "folds": 1,
         "seconds": SECONDS,
         "watermark": "",
         "arms": arms,
@@ -136,7 +136,9 @@ def point_sparsity(
             "levels": {"points": level},
             "seed": seed,
             "point_seed": draw,
+            "fold": "",
             "overrides": {},
+            "eval_split": "validation",
         }
         for level in levels
         for seed, draw in itertools.product(range(seeds), range(counts[level]))

@@ -45,6 +45,7 @@ def get_config(name: str, size: str) -> ml_collections.ConfigDict:
     ablation.budget_axis = ""  # the axis whose levels are budgets; "" for none
     ablation.references = {}  # level of the budget axis that others are held against, by the reference's name
     ablation.differences = ()  # (axis, level, other) that are asked for: level minus other
+    ablation.folds = {}  # label -> splits that it sets; an arm is run on each, and the tiles of all are scored as one
     ablation.seeds = (0, 1, 2)  # initialisation and crops; crossed with the point seeds
     ablation.point_seeds = (0, 1, 2)  # draws of points, and of tiles
     ablation.point_seeds_of = {}  # axis -> level -> point seeds of its own
