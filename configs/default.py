@@ -64,6 +64,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     model.pretrained = True  # whether an EfficientNet starts from ImageNet's weights
     model.frozen_stages = 0  # the encoder's first levels, which stay as they start
     model.frozen_statistics = False  # whether the encoder's batch norms keep the statistics that they start with
+    # What goes up again: "convolutions", a U-Net's | "none": the encoder's levels are joined, as fusion.fuse says, and
+    # a pixel's logits are made of what lies under it.
+    model.decoder = "convolutions"
     # Times down, 1 to 7, or to 5 with an EfficientNet; 2448 = 16 * 153, so 4 needs no padding at full resolution.
     model.depth = 4
     model.width = 32  # features of the first level

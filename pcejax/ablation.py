@@ -12,9 +12,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_collections
 
-from pcejax import ablation_grid, ablation_report, datasets, interrupts, runs, writers
+from pcejax import (
+    ablation_grid,
+    ablation_report,
+    ablation_results,
+    baseline_draws,
+    datasets,
+    interrupts,
+    runs,
+    writers,
+)
 from pcejax.ablation_grid import Arm
 from pcejax.datasets import prepare
 from pcejax.errors import UserError
@@ -32,7 +42,8 @@ def run_ablation(
       1. the arms are expanded, and the protocol is checked;
       2. the workdir must hold this ablation or none, and its arms these configs;
       3. a drawn dataset is prepared where it is missing;
-      4. arms without the scores of their last step are started, those of the first seeds first. One that was cut goes
+      4. baselines are scored over their draws of points;
+      5. arms without the scores of their last step are started, those of the first seeds first. One that was cut goes
          on from its checkpoint.
 
     Args:
@@ -54,6 +65,7 @@ def run_ablation(
         runs.check_config(_folder(workdir, arm), configs[arm.name])
     _open_workdir(workdir, ablation_grid.describe(ablation, arms, command))
     _prepare(ablation, next(iter(configs.values())))
+    _score_baselines(ablation, arms, workdir)
     missing = [arm for arm in arms if not _is_done(_folder(workdir, arm), configs[arm.name])]
     tasks = [Task(arm.name, _command(ablation, workdir, arm), workdir / "logs" / f"{arm.name}.txt") for arm in missing]
     exit_codes = _run(workdir, tasks, configs, launch)
@@ -151,6 +163,16 @@ def _prepare(ablation: ml_collections.ConfigDict, config: ml_collections.ConfigD
         if not ablation.prepare:
             raise
         prepare.prepare_dataset("synthetic_v1", config.data.data_dir, **ablation.prepare)
+
+
+def _score_baselines(ablation: ml_collections.ConfigDict, arms: Sequence[Arm], workdir: Path) -> None:
+    if not ablation.baselines:
+        return
+    jax.config.update("jax_platforms", "cpu")  # the arms need the accelerators
+    budgets = {level: count for level, count in ablation_grid.budgets(ablation, arms).items() if count is not None}
+    folds = {arm.fold: arm for arm in reversed(arms) if arm.levels[ablation.budget_axis] in budgets}
+    configs = {fold: ablation_grid.config_of(ablation, arm.overrides) for fold, arm in folds.items()}
+    baseline_draws.score(ablation.baselines, budgets, configs, ablation_results.baselines_path(workdir))
 
 
 def _is_done(folder: Path, config: ml_collections.ConfigDict) -> bool:

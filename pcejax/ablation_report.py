@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pcejax import ablation_examples, ablation_figures, ablation_record, ablation_results, drawing, pages, writers
 from pcejax.ablation_results import FIT, Arm, Results, setting
 from pcejax.ablation_statistics import MIN_TILES, summarise
@@ -41,7 +43,8 @@ def write_report(workdir: Path) -> Path:
         rows = _rows(summary["settings"], fits, about)
         _write_csv(workdir / "summary.csv", rows)
         drawn = ablation_figures.draw(about, tested, summary)
-        parts += [*_answer(summary), *_tables(rows, results.legend), *_saturation(summary)]
+        parts += [*_answer(summary), *_tables(rows, results.legend), *_baselines(results.baselines)]
+        parts += _saturation(summary)
         parts += _figures(workdir / "figures", drawn)
         parts += ablation_examples.grid(results)
     else:
@@ -224,6 +227,21 @@ def _tables(rows: Sequence[dict[str, Any]], legend: Legend) -> list[str]:
         "<h2>IoU of each class</h2>",
         pages.table([*axes, *classes], ([row[name] for name in (*axes, *classes)] for row in rows), sortable=True),
     ]
+
+
+def _baselines(lines: Sequence[dict[str, Any]]) -> list[str]:
+    groups: dict[tuple[str, str], list[float]] = {}
+    for line in lines:
+        groups.setdefault((line["baseline"], line["level"]), []).append(line["miou"])
+    if not groups:
+        return []
+    rows = [
+        [*names, len(scores), float(np.mean(scores)), *(float(q) for q in np.quantile(scores, (0.05, 0.5, 0.95)))]
+        for names, scores in groups.items()
+    ]
+    told = "What the same points teach without training a network, over draws of them: the mean and three quantiles."
+    heads = ["baseline", "points", "draws", "mIoU", "5 %", "50 %", "95 %"]
+    return ["<h2>Baselines</h2>", pages.element("p", told, "note"), pages.table(heads, rows, sortable=True)]
 
 
 def _figures(folder: Path, drawn: dict[str, drawing.Drawn]) -> list[str]:

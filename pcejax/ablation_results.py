@@ -66,6 +66,7 @@ class Results(NamedTuple):
     legend: Legend | None
     arms: list[Arm]
     unfinished: list[Unfinished]
+    baselines: list[dict[str, Any]]  # see baseline_draws.score
     seconds: dict[str, float]
 
 
@@ -103,7 +104,12 @@ def read(workdir: Path) -> Results:
     _check_alike("protocol", {arm.name: arm.protocol for arm in arms if arm.protocol != FIT})
     seconds = {name: sum(record["seconds"] for record in records) for name, records in starts.items() if records}
     legend = Legend.from_dict(next(iter(legends.values()))) if arms else None
-    return Results(about, legend, arms, unfinished, seconds)
+    return Results(about, legend, arms, unfinished, writers.read_lines(baselines_path(workdir)), seconds)
+
+
+def baselines_path(workdir: Path) -> Path:
+    """Where the scores of an ablation's baselines are."""
+    return workdir / "baselines.jsonl"
 
 
 def annotator_hours(points: Mapping[str, Any], seconds: Mapping[str, float]) -> float:

@@ -31,11 +31,11 @@ def draw(name: str, model: nn.Module, config: ml_collections.ConfigDict, size: i
     shape = (1, size, size, 3)
     layers = summary.layers(model, shape)
     parts = {"/".join(layer.path): layer for layer in summary.parts_of(layers)}
-    at_bottleneck, at_decoder = "fusion_bottleneck" in parts, "fusion_pyramid" in parts
+    at_bottleneck, joins, goes_up = (name in parts for name in ("fusion_bottleneck", "fusion_pyramid", "decoder_0"))
     rows = {level: -_ROW * level for level in range(-1, config.depth + 1)}
     rows[config.depth] -= 0.3 * at_bottleneck  # the unit is higher than a row
     text = textwrap.wrap(summary.describe(summary.model_summary(model, config, shape)), 104)
-    width = (_OUT if at_decoder else _DECODER) + _UNIT_WIDTH / 2 + 0.1
+    width = (_OUT if joins else _DECODER) + _UNIT_WIDTH / 2 + 0.1
     key = _key(config)
     foot = (_unit_height("fusion_bottleneck", layers) if at_bottleneck else _BOX[1]) / 2 + 0.3
     top, bottom = rows[-1] + 0.9 + 0.17 * len(text), rows[config.depth] - foot - 0.15 * len(key)
@@ -47,7 +47,8 @@ def draw(name: str, model: nn.Module, config: ml_collections.ConfigDict, size: i
     axes.text(0.15, top - 0.38, "\n".join(text), size=8, va="top", color=_INK)
     axes.text(0.15, bottom + 0.1, "\n".join(key), size=7, va="bottom", color=_INK, linespacing=1.4)
     axes.text(_ENCODER, rows[-1] + 0.33, "encoder", size=9, ha="center", weight="bold", color=_INK)
-    axes.text(_DECODER, rows[-1] + 0.33, "decoder", size=9, ha="center", weight="bold", color=_INK)
+    if goes_up:
+        axes.text(_DECODER, rows[-1] + 0.33, "decoder", size=9, ha="center", weight="bold", color=_INK)
 
     first = min(level for level in range(config.depth + 1) if f"encoder/level_{level}" in parts)
     _box(axes, _ENCODER, rows[first - 1], "other", "image", f"{size}×{size}, 3 bands")
@@ -57,12 +58,12 @@ def draw(name: str, model: nn.Module, config: ml_collections.ConfigDict, size: i
         if level >= first:
             _part(axes, _ENCODER, rows[level], "encoder", layers, parts[f"encoder/level_{level}"])
             _down(axes, _ENCODER, rows[level - 1], rows[level])
-        if level < config.depth:
+        if goes_up and level < config.depth:
             _part(axes, _DECODER, rows[level], "decoder", layers, parts[f"decoder_{level}"])
             if level >= first:
                 start, end = _ENCODER + _BOX[0] / 2, _DECODER - _BOX[0] / 2
                 _arrow(axes, (start, rows[level]), (end, rows[level]), _SKIP)
-        if 0 < level < config.depth:
+        if goes_up and 0 < level < config.depth:
             _up(axes, rows[level] + _BOX[1] / 2, rows[level - 1], parts[f"upsample_{level - 1}"])
 
     low, entry = rows[config.depth], _ENCODER + _BOX[0] / 2
@@ -70,39 +71,47 @@ def draw(name: str, model: nn.Module, config: ml_collections.ConfigDict, size: i
         _arrow(axes, (entry, low), (_UNIT - _UNIT_WIDTH / 2, low))
         _unit(axes, _UNIT, low, "fusion_bottleneck", layers, config)
         entry = _UNIT + _UNIT_WIDTH / 2
-    axes.plot([entry, _DECODER], [low, low], color=_INK, lw=1, solid_capstyle="round")
-    _up(axes, low, rows[config.depth - 1], parts[f"upsample_{config.depth - 1}"])
-    if at_decoder:
-        _decoder_fusion(axes, rows, layers, parts, config)
+    if goes_up:
+        axes.plot([entry, _DECODER], [low, low], color=_INK, lw=1, solid_capstyle="round")
+        _up(axes, low, rows[config.depth - 1], parts[f"upsample_{config.depth - 1}"])
+        starts = dict.fromkeys(range(config.depth), _DECODER + _BOX[0] / 2) | {config.depth: _DECODER}
+    else:
+        starts = dict.fromkeys(range(first, config.depth), _ENCODER + _BOX[0] / 2) | {config.depth: entry}
+    if joins:
+        _joined(axes, rows, starts, layers, parts, config)
     else:
         _up(axes, rows[0] + _BOX[1] / 2, rows[-1])
         _head(axes, _DECODER, rows[-1], parts["head"])
     return figure
 
 
-def _decoder_fusion(
+def _joined(
     axes: Axes,
     rows: dict[int, float],
+    starts: dict[int, float],
     layers: list[summary.Layer],
     parts: dict[str, summary.Layer],
     config: ml_collections.ConfigDict,
 ) -> None:
-    """From each level of the decoder over the pyramid to the unit, and to the head below it."""
+    """From each level, at `starts`, over the pyramid to the unit, if there is one, and to the head below it."""
     left, right = _PYRAMID - 0.5, _PYRAMID + 0.5
-    for level, y in rows.items():
-        if level >= 0:
-            start = _DECODER + _BOX[0] / 2 if level < config.depth else _DECODER
-            _arrow(axes, (start, y), (left, y))
-    high, low = rows[0] + _BOX[1] / 2, rows[config.depth] - _BOX[1] / 2
+    for level, start in starts.items():
+        _arrow(axes, (start, rows[level]), (left, rows[level]))
+    finest = min(starts)
+    high, low = rows[finest] + _BOX[1] / 2, rows[config.depth] - _BOX[1] / 2
     _rectangle(axes, _PYRAMID, (high + low) / 2, 1.0, high - low, _COLORS["fusion"])
     pyramid = parts["fusion_pyramid"]
     joined = "concatenated,\n1×1, norm, ReLU" if config.fusion.fuse == "concat" else "summed"
-    told = f"each level\n1×1, doubled\nto level 0;\n{joined}"
+    told = f"each level\n1×1, doubled\nto level {finest};\n{joined}"
     axes.text(_PYRAMID, (high + low) / 2 + 0.2, "pyramid", size=8, ha="center", weight="bold", color=_INK)
     axes.text(_PYRAMID, (high + low) / 2 + 0.1, told, size=7, ha="center", va="top", color=_INK)
     told = f"{pyramid.shape[-1]} features\n{_short(pyramid.parameters)}"
     axes.text(_PYRAMID, low + 0.12, told, size=7, ha="center", color=_INK)
-    y = rows[0] + _BOX[1] / 2 - _unit_height("fusion_decoder", layers) / 2
+    if "fusion_decoder" not in parts:
+        _arrow(axes, (right, rows[finest]), (_OUT - _BOX[0] / 2, rows[finest]))
+        _head(axes, _OUT, rows[finest], parts["head"])
+        return
+    y = rows[finest] + _BOX[1] / 2 - _unit_height("fusion_decoder", layers) / 2
     _arrow(axes, (right, y), (_OUT - _UNIT_WIDTH / 2, y))
     _unit(axes, _OUT, y, "fusion_decoder", layers, config)
     below = y - _unit_height("fusion_decoder", layers) / 2

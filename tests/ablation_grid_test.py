@@ -84,7 +84,7 @@ def test_an_arm_is_run_on_each_fold():
 
 def test_splits_are_equal_in_all_arms_of_a_fold():
     levels = with_level("3", data__train_split="train[:1]")
-    with pytest.raises(UserError, match="axes 'points' and 'fold' both set data.train_split"):
+    with pytest.raises(UserError, match=r"axes 'points' and 'fold' both set data\.train_split"):
         ablation_grid.expand(grid(axes=levels, folds=FOLDS))
     folds = {"a": {"data.eval_split": "train[2:]"}}
     with pytest.raises(UserError, match=r"data.train_split is train in arm .*fold=a and train\[:1\] in arm .*fold=a"):

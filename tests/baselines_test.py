@@ -64,7 +64,7 @@ def test_the_trees_are_taught_by_the_runs_points_and_scored_on_the_split(data_di
     config = config_of(data_dir, **{"points.budget": 10})
     save_run(tmp_path, config)
     result = baselines.score_baselines(tmp_path, "test")
-    assert list(result) == list(baselines.FEATURES)
+    assert list(result) == list(baselines.BASELINES)
     assert json.loads(runs.baselines_path(tmp_path, "test").read_text()) == result
     # The first one by hand.
     colors, classes = [], []
@@ -83,7 +83,7 @@ def test_the_trees_are_taught_by_the_runs_points_and_scored_on_the_split(data_di
     first = result["trees on colour less the tile's mean"]
     assert first["miou"] == pytest.approx(expected["miou"])
     assert first["iou"] == pytest.approx(expected["iou"])
-    assert "baselines: tiles 10/10" in capsys.readouterr().out
+    assert "baselines: tiles 15/15" in capsys.readouterr().out
 
 
 def test_the_pixels_that_the_run_is_not_scored_on_are_not_scored_here(data_dir, tmp_path, monkeypatch):
@@ -97,7 +97,7 @@ def test_the_pixels_that_the_run_is_not_scored_on_are_not_scored_here(data_dir, 
 
     monkeypatch.setattr(metrics, "confusion_matrix", record)
     baselines.score_baselines(tmp_path, "train[:1]")
-    assert len(scored) == 2
+    assert len(scored) == 3
     drawn = tiles.labels_of(tiles.read(builder_of(config), "train[:1]")[0], config, DEEPGLOBE).points
     for truth in scored:
         assert (truth == IGNORE).any()

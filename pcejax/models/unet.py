@@ -52,7 +52,8 @@ class UNet(nn.Module):
     """An encoder, and a decoder that goes up again with its levels as skips; decoder level l has `features[l]`.
 
     Multi-scale fusion (`fusion.py`) may follow the bottleneck, and what joins the decoder's levels before the head.
-    An image of any size goes in that has a pixel for the deepest level: it is padded to a multiple of
+    Without a decoder, `goes_up` False, `fusion_pyramid` joins the encoder's levels instead (Xie et al., 2021,
+    "SegFormer"). An image of any size goes in that has a pixel for the deepest level: it is padded to a multiple of
     `2**len(features)` by its edge and cropped again.
     """
 
@@ -62,6 +63,7 @@ class UNet(nn.Module):
     level: blocks.ModuleDef
     upsample: str
     dropout: float
+    goes_up: bool
     dtype: jnp.dtype
     fusion_bottleneck: nn.Module | None = None
     fusion_pyramid: nn.Module | None = None
@@ -96,13 +98,25 @@ class UNet(nn.Module):
             if dropout_keys is None:
                 raise ValueError("dropout_keys=None; expected a key for each image, to train with dropout")
             x = blocks.drop_maps(x, dropout_keys, self.dropout)
+        levels = self._decode(skips, x, train) if self.goes_up else [*(s for s in skips if s is not None), x]
+        x = levels[0]
+        if self.fusion_pyramid is not None:
+            x = self.fusion_pyramid(levels, train=train)
+        if self.fusion_decoder is not None:
+            x = self.fusion_decoder(x, train=train)
+        logits = blocks.Head(self.num_classes, name="head")(x)
+        while logits.shape[1] < padded.shape[1]:
+            logits = ops.bilinear_2x(logits)
+        return logits[:, :height, :width]
+
+    def _decode(self, skips: list[jax.Array | None], x: jax.Array, train: bool) -> list[jax.Array]:
+        """The features of each level on the way up, the full resolution first and the bottleneck, `x`, last."""
         levels = [x]
-        for index in reversed(range(depth)):
+        for index in reversed(range(len(self.features))):
             x = blocks.Upsample(self.features[index], self.upsample, self.dtype, name=f"upsample_{index}")(x)
-            if skips[index] is not None:
-                x = jnp.concatenate([skips[index], x], -1)
+            skip = skips[index]
+            if skip is not None:
+                x = jnp.concatenate([skip, x], -1)
             x = self.level(self.features[index], name=f"decoder_{index}")(x, train=train)
             levels.insert(0, x)
-        if self.fusion_pyramid is not None and self.fusion_decoder is not None:
-            x = self.fusion_decoder(self.fusion_pyramid(levels, train=train), train=train)
-        return blocks.Head(self.num_classes, name="head")(x)[:, :height, :width]
+        return levels
