@@ -149,7 +149,7 @@ def test_a_map_that_is_there_is_replaced_only_where_asked_for(workdir, tmp_path)
 def test_too_little_room_is_told_before_work_starts(workdir, tmp_path, monkeypatch):
     write_tiff(tmp_path / "a.tif", random_image((60, 60)))
     monkeypatch.setattr(predict.shutil, "disk_usage", lambda _: type("", (), {"free": 10_000}))
-    with pytest.raises(UserError, match=r"out: 1 maps take up to 1 MB, the disk has 0 MB free; free some space"):
+    with pytest.raises(UserError, match=r"out: 1 maps take up to 2 MB, the disk has 0 MB free; free some space"):
         predict.predict(workdir, str(tmp_path / "a.tif"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
