@@ -148,7 +148,7 @@ class _Level:
         """Reads a copy back: on a full disk GDAL may close a file of which it could not write all, and say nothing."""
         with import_geo("rasterio").open(path, **{"overview_level": overview} if overview >= 0 else {}) as file:
             for place, digest in self._digests.items():
-                if zlib.crc32(file.read(window=(place, (0, file.width))).tobytes()) != digest:
+                if zlib.crc32(file.read(window=(place, (0, file.width)))) != digest:
                     raise OSError("what was written does not read back")
         if self._smaller is not None:
             self._smaller.check(path, overview + 1)
@@ -177,9 +177,9 @@ def _quarters(rows: np.ndarray) -> list[np.ndarray]:
 
 
 def _commonest(rows: np.ndarray) -> np.ndarray:
-    """Class ids at half the resolution: of each four pixels the commonest one, of as many the first."""
+    """Class ids at half the resolution: of each four pixels the commonest one, of two that are twice there either."""
     a, b, c, d = _quarters(rows)
-    return np.where((a == b) | (a == c) | (a == d), a, np.where((b == c) | (b == d), b, np.where(c == d, c, a)))
+    return np.where((b == c) | (b == d), b, np.where(c == d, c, a))
 
 
 def _means(rows: np.ndarray) -> np.ndarray:

@@ -92,7 +92,7 @@ class _Source:
         """Rows `[first, stop)`: pixels `[rows, W, bands]`, 0 where there are no data."""
         pixels, valid = self._file.read(first, stop, self._bands.chosen)
         self._valid.append(valid)
-        return np.where(valid[..., None], pixels, pixels.dtype.type(0))
+        return pixels if valid.all() else np.where(valid[..., None], pixels, pixels.dtype.type(0))
 
     def valid_rows(self, count: int) -> np.ndarray:
         """Whether there are data in the next rows: bool `[count, W]`."""

@@ -31,8 +31,9 @@ def read(path):
 @pytest.mark.parametrize("moves", [False, True])
 def test_a_raster_is_mapped_by_strips_as_a_whole_image_is(workdir, tmp_path, moves, capsys):
     image = random_image((150, 131))
-    image[20:60, 30:50] = 0
-    write_tiff(tmp_path / "a.tif", image, nodata=0, tiled=True, blockxsize=32, blockysize=32)
+    image[20:60, 30:50] = 0  # what the model is given where there are no data
+    in_file = np.where(image == 0, np.uint8(255), image)
+    write_tiff(tmp_path / "a.tif", in_file, nodata=255, tiled=True, blockxsize=32, blockysize=32)
     written = predict.predict(
         workdir, str(tmp_path / "a.tif"), tmp_path / "out", dihedral_moves=moves, confidence=True, probabilities=True
     )
