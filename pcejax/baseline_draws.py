@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from threadpoolctl import threadpool_limits
 
 from pcejax import baselines, datasets, evaluate, metrics, tiles, writers
+from pcejax.errors import UserError
 from pcejax.legend import IGNORE, Legend
 from pcejax.points import Points
 
@@ -53,8 +54,11 @@ def score(
       path: of the lines.
 
     Raises:
-      UserError: dataset, splits or annotator do not fit; a baseline is not installed.
+      UserError: there is no such baseline, or its weights are not installed; dataset, splits or annotator do not fit.
     """
+    for name in wanted:
+        if name not in baselines.BASELINES:
+            raise UserError(f"baselines: no {name!r}; expected one of {[*baselines.BASELINES]}")
     found = {(line["baseline"], line["level"], line["draw"]) for line in writers.read_lines(path)}
     some = next(iter(configs.values()))
     builder = datasets.open_dataset(some.data.name, some.data.data_dir)

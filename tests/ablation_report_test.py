@@ -184,6 +184,15 @@ def test_a_curve_of_enough_budgets_is_fitted_and_its_limit_told(tmp_path):
         assert (fit["budgets"][share]["note"] or f"{fit['budgets'][share]['budget']:.3g}") in page.text
 
 
+def test_baselines_are_told_with_their_spread_over_draws(tmp_path):
+    made_up.point_sparsity(tmp_path, (1, 3), seeds=1, draws=1, tiles=2, references=())
+    assert "Baselines" not in write(tmp_path).text
+    for draw, miou in enumerate((0.2, 0.3, 0.7)):
+        line = {"baseline": "linear head", "level": "3", "draw": draw, "miou": miou, "tiles": {}}
+        writers.append_line(tmp_path / "baselines.jsonl", line)
+    assert "linear head330.4000.2100.3000.660" in write(tmp_path).text
+
+
 def test_too_few_budgets_are_not_fitted(page):
     assert "levels off" not in page.text
 

@@ -83,6 +83,23 @@ def test_all_arms_are_run_and_told(tmp_path, capsys):
     assert told["command"] == ["scripts/ablate.py", "--config=tried"]
 
 
+def test_baselines_are_scored_on_each_fold_at_the_budgets_that_click(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(ablation.baseline_draws, "score", lambda *args: asked.append(args))
+    folds = {
+        name: {"data.train_split": taught_by, "data.eval_split": "validation"}
+        for name, taught_by in (("a", "train[2:]"), ("b", "train[:2]"))
+    }
+    axes = {"points": default.budgets(1, 3) | {"dense": default.DENSE["dense"]}}
+    tried = grid(axes=axes, folds=folds, baselines={"trees": (0, 1)})
+    ablation._score_baselines(tried, ablation_grid.expand(tried), tmp_path)
+    ((wanted, budgets, configs, path),) = asked
+    assert (wanted, budgets) == ({"trees": (0, 1)}, {"1": 1, "3": 3})
+    assert {fold: config.data.train_split for fold, config in configs.items()} == {"a": "train[2:]", "b": "train[:2]"}
+    assert {config.points.annotator for config in configs.values()} == {"balanced"}
+    assert path == tmp_path / "baselines.jsonl"
+
+
 def test_a_failed_arm_is_reported_and_the_others_end(tmp_path, capsys):
     assert run(tmp_path, launcher({NAMES[1]: 2})) == [NAMES[1]]
     told = capsys.readouterr().out

@@ -5,6 +5,7 @@ import pytest
 from runs_for_tests import builder_of, config_of, prepare
 
 from pcejax import baseline_draws, baselines, evaluate, frozen_features, label_tiles, metrics, tiles
+from pcejax.errors import UserError
 from pcejax.legend import DEEPGLOBE
 
 COLOUR = "trees on colour less the tile's mean"
@@ -100,3 +101,8 @@ def test_a_baseline_whose_weights_are_not_installed_is_not_taught(monkeypatch):
     assert len(baselines.installed()) == len(baselines.BASELINES)
     monkeypatch.setattr(frozen_features, "ENCODER", "efficientnet-lite9")
     assert list(baselines.installed()) == list(baselines.BASELINES)[:2]
+
+
+def test_an_unknown_baseline_is_told_before_any_work(tmp_path):
+    with pytest.raises(UserError, match=r"baselines: no 'forest'; expected one of .*linear head"):
+        baseline_draws.score({"forest": (0,)}, {"few": 2}, {}, tmp_path / "lines")

@@ -5,6 +5,8 @@ Commands, with DeepGlobe prepared as configs/unet.py says, of which eight tiles 
   scripts/ablate.py --config=configs/ablations/best_points.py:within --workdir=runs/best_within
 """
 
+import itertools
+
 import ml_collections
 
 from configs.ablations import default
@@ -60,5 +62,6 @@ def get_config(size: str = "across") -> ml_collections.ConfigDict:
     ablation.axes = {"points": points | dense}
     ablation.factor = ablation.budget_axis = "points"
     ablation.references = {label: label for label in dense}
+    ablation.differences = tuple(("points", more, fewer) for fewer, more in itertools.pairwise(points))
     ablation.point_seeds_of = {"points": dict.fromkeys(dense, (0,))} if dense else {}
     return ablation
