@@ -11,7 +11,6 @@ import ml_collections
 import numpy as np
 import scipy.spatial
 import tensorflow_datasets as tfds
-from threadpoolctl import threadpool_limits
 
 from pcejax import baselines, datasets, evaluate, metrics, tiles, writers
 from pcejax.errors import UserError
@@ -87,12 +86,12 @@ def score(
 
 
 def _fold(builder: tfds.core.DatasetBuilder, config: ml_collections.ConfigDict) -> Fold:
-    ids = [
-        tuple(tile.tile_id for tile in tiles.read(builder, s))
-        for s in (config.data.train_split, config.data.eval_split)
-    ]
-    within = evaluate.protocol(config, {"tile_ids": ids[0]}, list(ids[1]), config.data.eval_split) == "within"
-    return Fold(*ids, within)
+    taught_by, scored_on = (
+        tuple(tile.tile_id for tile in tiles.read(builder, split))
+        for split in (config.data.train_split, config.data.eval_split)
+    )
+    within = evaluate.protocol(config, {"tile_ids": taught_by}, list(scored_on), config.data.eval_split) == "within"
+    return Fold(taught_by, scored_on, within)
 
 
 def _gather(
@@ -129,15 +128,13 @@ def _score_fold(
     """The matrix of each tile that is scored."""
     taught_by = [of_tile[tile_id] for tile_id in fold.taught_by]
     ranked = [tile.points[draw].rank < budget for tile in taught_by]
-    with threadpool_limits(1, "blas"):  # on busy cores its threads wait for each other a hundred times as long
-        learner = baselines.BASELINES[name].learner()
-        learner.fit(
-            np.concatenate([tile.features_of[draw][kept] for tile, kept in zip(taught_by, ranked, strict=True)]),
-            np.concatenate([tile.points[draw].class_id[kept] for tile, kept in zip(taught_by, ranked, strict=True)]),
-        )
-        found = {tile_id: learner.predict(of_tile[tile_id].features) for tile_id in fold.scored_on}
+    learner = baselines.fit(
+        baselines.BASELINES[name],
+        [tile.features_of[draw][kept] for tile, kept in zip(taught_by, ranked, strict=True)],
+        [tile.points[draw].class_id[kept] for tile, kept in zip(taught_by, ranked, strict=True)],
+    )
     matrices = {}
-    for tile_id, predicted in found.items():
+    for tile_id in fold.scored_on:
         tile, truth = of_tile[tile_id], of_tile[tile_id].truth
         if fold.within:
             clicked = tile.points[draw]
@@ -145,5 +142,6 @@ def _score_fold(
             tree = scipy.spatial.cKDTree(np.stack([clicked.row[kept], clicked.col[kept]], -1))
             distance, _ = tree.query(tile.at, p=np.inf)
             truth = np.where(distance <= buffer_px, IGNORE, truth)
+        predicted = baselines.predict(learner, [tile.features])
         matrices[tile_id] = metrics.confusion_matrix(truth, predicted, legend.num_classes)
     return matrices

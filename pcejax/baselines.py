@@ -6,7 +6,7 @@ A network that does not beat these has learned nothing that the points did not g
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from pcejax import datasets, evaluate, frozen_features, label_options, metrics, runs, tiles, trained, writers
 from pcejax.errors import UserError
@@ -97,11 +98,16 @@ def installed() -> dict[str, Baseline]:
     return {name: one for name, one in BASELINES.items() if found or one.sampler is not frozen_features.sampler}
 
 
-def predict(learner: Any, sampler: Sampler, row: np.ndarray, col: np.ndarray) -> np.ndarray:
-    """uint8 `[n]`: the classes that a taught learner finds at rows and columns int `[n]`, some at a time."""
-    parts = range(0, len(row), _AT_ONCE)
-    found = [learner.predict(sampler(row[at : at + _AT_ONCE], col[at : at + _AT_ONCE])) for at in parts]
-    return np.concatenate(found).astype(np.uint8)
+def fit(baseline: Baseline, samples: Sequence[np.ndarray], classes: Sequence[np.ndarray]) -> Any:
+    """A learner, taught by features float32 `[n, F]` and classes uint8 `[n]` of some tiles."""
+    with threadpool_limits(1, "blas"):  # threads of products so small wait for each other on busy cores
+        return baseline.learner().fit(np.concatenate(samples), np.concatenate(classes))
+
+
+def predict(learner: Any, parts: Iterable[np.ndarray]) -> np.ndarray:
+    """uint8 `[n]`: the classes that a taught learner finds by features float32 `[m, F]`, those of `n` pixels in all."""
+    with threadpool_limits(1, "blas"):
+        return np.concatenate([learner.predict(features) for features in parts]).astype(np.uint8)
 
 
 def score_baselines(workdir: Path, split: str) -> dict[str, Any]:
@@ -125,7 +131,7 @@ def score_baselines(workdir: Path, split: str) -> dict[str, Any]:
     baselines = installed()
     progress = writers.Progress(len(baselines) * (len(taught_by) + len(scored_on)))
     done, result = 0, {}
-    for name, (sampler, make_learner) in baselines.items():
+    for name, baseline in baselines.items():
         samples, classes = [], []
         for tile in taught_by:
             label = tiles.labels_of(tile, config, legend, factor=1).label
@@ -133,16 +139,18 @@ def score_baselines(workdir: Path, split: str) -> dict[str, Any]:
             if len(labelled) > MAX_SAMPLES:
                 labelled = np.random.default_rng(0).choice(labelled, MAX_SAMPLES, replace=False)
             row, col = labelled.T
-            samples.append(sampler(tile.image(), factor, model.bands)(row, col))
+            samples.append(baseline.sampler(tile.image(), factor, model.bands)(row, col))
             classes.append(label[row, col])
             done += 1
-        learner = make_learner().fit(np.concatenate(samples), np.concatenate(classes))
+        learner = fit(baseline, samples, classes)
         matrix = np.zeros((legend.num_classes, legend.num_classes), np.int64)
         for tile, image, mask in tiles.decoded(scored_on):
             taught = tiles.labels_of(tile, config, legend, factor=1).label if within else None
             truth = evaluate.scored_mask(mask, taught, config.inference.buffer_px)[::STRIDE, ::STRIDE]
-            row, col = STRIDE * np.indices(truth.shape).reshape(2, -1)
-            predicted = predict(learner, sampler(image, factor, model.bands), row, col)
+            sampled = baseline.sampler(image, factor, model.bands)
+            at = STRIDE * np.indices(truth.shape).reshape(2, -1)
+            parts = (at[:, start : start + _AT_ONCE] for start in range(0, truth.size, _AT_ONCE))
+            predicted = predict(learner, (sampled(*part) for part in parts))
             matrix += metrics.confusion_matrix(truth, predicted.reshape(truth.shape), legend.num_classes)
             done += 1
             print(f"baselines: tiles {progress.line(done)}: {name}, {tile.tile_id}", flush=True)
