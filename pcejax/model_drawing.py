@@ -230,12 +230,13 @@ def _key(config: ml_collections.ConfigDict) -> list[str]:
         "bilinear": "1×1 convolution, bilinear interpolation",
         "nearest": "1×1 convolution, each pixel four times",
     }[config.upsample]
-    plain = config.encoder == "plain"
-    lines = [f"block: {block}" if plain else f"decoder's block: {block}"]
+    plain, goes_up = config.encoder == "plain", config.decoder == "convolutions"
+    lines = [f"block: {block}" if plain else f"decoder's block: {block}"] if plain or goes_up else []
     if not plain:
         lines.append(
             "encoder's block: 1×1, depthwise and 1×1 convolution, batch norm, ReLU6; level 1 begins with a 3×3"
         )
-    lines.append(f"down: {'max-pooling 2×2' if plain else 'strides of 2'}; up (×2): {up}; grey: concatenated")
+    way_up = f"up (×2): {up}; grey: concatenated" if goes_up else "up: bilinear interpolation, the logits' too"
+    lines.append(f"down: {'max-pooling 2×2' if plain else 'strides of 2'}; {way_up}")
     of_branches = "; after a colon, a branch's features" if config.fusion.at else ""
     return [*lines, f"numbers with k and M are parameters{of_branches}"]
