@@ -240,7 +240,7 @@ def test_without_a_budget_axis_there_are_no_budgets():
 
 
 def sizes_of(name):
-    return ("smoke", "across", "within") if name == "best_points" else default.SIZES
+    return ("smoke", "across", "within", "removals") if name == "best_points" else default.SIZES
 
 
 def test_the_nine_are_there():
