@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from absl import app, flags, logging
 
-from pcejax import interrupts
+from pcejax import allocator, interrupts
 from pcejax.errors import UserError
 
 
@@ -27,6 +27,7 @@ def run_command(commands: Mapping[str, Callable[[], None]]) -> None:
 
     def start(words: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
+        allocator.keep_freed_memory()
         command = " ".join(words[1:])
         if command not in commands:
             told = " or ".join(name or "flags alone, each --name=value" for name in commands)

@@ -22,7 +22,7 @@ import ml_collections
 import numpy as np
 from jax.profiler import ProfileData
 
-from pcejax import benchmarks, datasets, input_pipeline, losses, models, parallel, steps, tiles
+from pcejax import allocator, benchmarks, datasets, input_pipeline, losses, models, parallel, steps, tiles
 from pcejax.legend import DEEPGLOBE, IGNORE
 from pcejax.train_state import TrainState
 
@@ -141,6 +141,7 @@ def _kernels(once: Callable[[], Any]) -> dict[str, float]:
 
 def main(path: Path) -> None:
     """Does what lines of the standard input ask for, and answers each by a line of JSON."""
+    allocator.keep_freed_memory()
     spec = json.loads(path.read_text())
     once = rounds = None
     for line in sys.stdin:

@@ -149,17 +149,55 @@ def strided_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return conv_1x1(jnp.concatenate(_taps(x, size, stride), -1), kernel.reshape(size * size * channels, features))
 
 
-@jax.named_scope("depthwise_conv")  # models/summary.py counts its products by this name
+# Derived by JAX it would keep K * K shifted copies of x, one for each factor of the kernel's gradient.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """`[B, H, W, C]`, kernel `[K, K, C]` -> `[B, ceil(H / stride), ceil(W / stride), C]`, padded as in TensorFlow."""
+    return _sum_of_taps(_taps(x, len(kernel), stride), kernel)
+
+
+@jax.named_scope("depthwise_conv")  # models/summary.py counts its products by this name
+def _sum_of_taps(taps: list[jax.Array], kernel: jax.Array) -> jax.Array:
     # Summed in float32 at least: K * K products in bfloat16 would lose digits that a convolution keeps.
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    dtype = jnp.promote_types(taps[0].dtype, jnp.float32)
     weights = kernel.astype(dtype).reshape(-1, 1, 1, 1, kernel.shape[-1])
-    taps = _taps(x, len(kernel), stride)
     total = taps[0].astype(dtype) * weights[0]
     for tap, weight in zip(taps[1:], weights[1:], strict=True):
         total += tap.astype(dtype) * weight
-    return total.astype(x.dtype)
+    return total.astype(taps[0].dtype)
+
+
+def _depthwise_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return depthwise_conv(x, kernel, stride), (x, kernel)
+
+
+def _depthwise_backward(
+    stride: int, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = residuals
+    size, (height, width) = len(kernel), x.shape[1:3]
+    # Of x: the gradient, zeros between and around it, under the kernel turned by half a turn.
+    edges = []
+    for n, out in zip((height, width), gradient.shape[1:3], strict=True):
+        spread = (out - 1) * stride + 1
+        before = size - 1 - max(spread - 1 + size - n, 0) // 2
+        edges.append((before, n + size - 1 - spread - before, stride - 1))
+    around = jax.lax.pad(gradient, jnp.zeros((), gradient.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+    shifts = [(row, col) for row in range(size) for col in range(size)]
+    of_x = _sum_of_taps([around[:, row : row + height, col : col + width] for row, col in shifts], kernel[::-1, ::-1])
+
+    # Of the kernel: several rows are added up element by element first, as a reduction does fewer at a time.
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    step = next(n for n in (8, 4, 2, 1) if gradient.shape[1] % n == 0)
+    rows = [gradient[:, row::step].astype(dtype) for row in range(step)]
+    products = [
+        sum(tap[:, n::step].astype(dtype) * row for n, row in enumerate(rows)) for tap in _taps(x, size, stride)
+    ]
+    of_kernel = jnp.stack(products).sum((1, 2, 3)).reshape(kernel.shape)
+    return of_x, of_kernel.astype(kernel.dtype)
+
+
+depthwise_conv.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def max_pool_2x2(x: jax.Array) -> jax.Array:
