@@ -58,7 +58,7 @@ def measure_input(config: ml_collections.ConfigDict, num_steps: int) -> list[dic
         labels = [np.where(rng.random((side, side)) < 1e-3, 0, IGNORE).astype(np.uint8) for _ in images]
         ones = [np.ones(7, np.float32)] * _TILES
         names = [str(index) for index in range(_TILES)]
-        tile_set = tiles.TileSet(names, images, labels, ones, [None] * _TILES, [()] * _TILES)
+        tile_set = tiles.TileSet(names, images, labels, ones, [None] * _TILES, [None] * _TILES, [()] * _TILES)
         for mode in ("device", "host"):
             config.data.tiles = mode
             cut = functools.partial(tiles.cut, size=config.data.crop) if mode == "device" else lambda batch, plan: batch
