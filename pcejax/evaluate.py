@@ -66,9 +66,9 @@ def calibrate(model: trained.Trained, builder: tfds.core.DatasetBuilder, workdir
         logits[ends[index] - len(row) : ends[index]] = model.map_image(model.variables, image)[row, col]
         if done % max(1, len(share) // 10) == 0 or done + 1 == len(share):
             print(f"calibrate: tiles {progress.line(done + 1)}", flush=True)
-    logits = parallel.gather(logits).sum(0)
     fitted = None
     if len(logits):
+        logits = parallel.gather(logits).sum(0)
         classes = np.concatenate([of_tile.class_id for of_tile in points])
         temperature = calibration.fit_temperature(logits, classes)
         fitted = calibration.Calibration(temperature, len(logits), model.step)
