@@ -35,6 +35,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     # "dense_balanced", whose classes are weighted alike on each tile: the fair reference for "balanced".
     points.annotator = "balanced"
     points.budget = 50  # points per tile (uniform), class and tile (balanced, file), connected component (component)
+    points.held_out = 0  # of the budget, the last so many points of each stratum: none teaches, all calibrate the maps
     points.file = ""  # .csv, .geojson or .gpkg of a person's points; "" for those the dataset was prepared with
     points.seed = 0  # which points and which tiles; budgets of one seed are nested
     points.placement = "random"  # "random" | "interior" (likelier far from a border) | "boundary" (near one)

@@ -15,7 +15,8 @@ class Annotation(NamedTuple):
     """What teaches of a tile."""
 
     label: np.ndarray  # uint8 [h, w], class id or IGNORE
-    points: points.Points | None  # None for annotators that click none
+    points: points.Points | None  # those that teach; None for annotators that click none
+    held_out: points.Points | None  # those that do not
     class_weights: np.ndarray  # float32 [num_classes], of this tile alone
     underfull: tuple[int, ...]  # classes that got fewer points than the budget
 
@@ -51,13 +52,24 @@ def annotate(
             drawn, underfull = points.taken(clicks, options)
         else:
             drawn, underfull = points.draw(mask, tile_id, options, legend)
-        label = label_tiles.rasterise(drawn, mask.shape, factor, options.point_radius)
-        return Annotation(label, drawn, ones, underfull)
+        teaching, held_out = points.split(drawn, options)
+        label = label_tiles.rasterise(teaching, mask.shape, factor, options.point_radius)
+        return Annotation(label, teaching, held_out, ones, underfull)
     if options.annotator in label_options.DENSE:
         last_class = legend.num_classes if train_unknown else legend.num_known
         label = label_tiles.thin(mask, factor)
         label = np.where(label < last_class, label, IGNORE).astype(np.uint8)
         balance = options.annotator == "dense_balanced"
-        return Annotation(label, None, label_tiles.balancing_weights(label, len(ones)) if balance else ones, ())
+        weights = label_tiles.balancing_weights(label, len(ones)) if balance else ones
+        return Annotation(label, None, None, weights, ())
     drawing = scribbles.scribble if options.annotator == "scribble" else scribbles.block
-    return Annotation(label_tiles.gather(drawing(mask, tile_id, options, legend), factor), None, ones, ())
+    return Annotation(label_tiles.gather(drawing(mask, tile_id, options, legend), factor), None, None, ones, ())
+
+
+def looked_at(annotation: Annotation) -> np.ndarray:
+    """uint8 `[H, W]`: the label tile of an annotation at native resolution, and in it the points held out."""
+    label = annotation.label
+    if annotation.held_out is not None:
+        label = label.copy()
+        label[annotation.held_out.row, annotation.held_out.col] = annotation.held_out.class_id
+    return label

@@ -76,7 +76,7 @@ def score(
         for level, draw in asked:
             matrices: dict[str, np.ndarray] = {}
             for fold in folds:
-                matrices |= _score_fold(name, fold, draw, budgets[level], some.inference.buffer_px, of_tile, legend)
+                matrices |= _score_fold(name, fold, draw, budgets[level], some, of_tile, legend)
             miou = float(metrics.miou(np.sum(list(matrices.values()), 0), legend.num_known))
             scored = {tile_id: matrix.tolist() for tile_id, matrix in matrices.items()}
             writers.append_line(path, {"baseline": name, "level": level, "draw": draw, "miou": miou, "tiles": scored})
@@ -111,7 +111,7 @@ def _gather(
         mask, points = tile.mask(), {}
         for draw in draws:
             config = ml_collections.ConfigDict(some)
-            config.points.update({"budget": budget, "seed": draw})
+            config.points.update({"budget": budget, "seed": draw, "held_out": 0})
             clicked = tiles.labels_of(tile, config, legend, factor=1).points
             assert clicked is not None  # a level of the budget axis clicks
             points[draw] = clicked
@@ -123,11 +123,17 @@ def _gather(
 
 
 def _score_fold(
-    name: str, fold: Fold, draw: int, budget: int, buffer_px: int, of_tile: dict[str, _Tile], legend: Legend
+    name: str,
+    fold: Fold,
+    draw: int,
+    budget: int,
+    config: ml_collections.ConfigDict,
+    of_tile: dict[str, _Tile],
+    legend: Legend,
 ) -> dict[str, np.ndarray]:
     """The matrix of each tile that is scored."""
     taught_by = [of_tile[tile_id] for tile_id in fold.taught_by]
-    ranked = [tile.points[draw].rank < budget for tile in taught_by]
+    ranked = [tile.points[draw].rank < budget - config.points.held_out for tile in taught_by]
     learner = baselines.fit(
         baselines.BASELINES[name],
         [tile.features_of[draw][kept] for tile, kept in zip(taught_by, ranked, strict=True)],
@@ -141,7 +147,7 @@ def _score_fold(
             kept = clicked.rank < budget
             tree = scipy.spatial.cKDTree(np.stack([clicked.row[kept], clicked.col[kept]], -1))
             distance, _ = tree.query(tile.at, p=np.inf)
-            truth = np.where(distance <= buffer_px, IGNORE, truth)
+            truth = np.where(distance <= config.inference.buffer_px, IGNORE, truth)
         predicted = baselines.predict(learner, [tile.features])
         matrices[tile_id] = metrics.confusion_matrix(truth, predicted, legend.num_classes)
     return matrices

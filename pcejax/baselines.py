@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from pcejax import datasets, evaluate, frozen_features, label_options, metrics, runs, tiles, trained, writers
+from pcejax.annotators import looked_at
 from pcejax.errors import UserError
 from pcejax.frozen_features import Sampler
 from pcejax.legend import IGNORE
@@ -145,7 +146,7 @@ def score_baselines(workdir: Path, split: str) -> dict[str, Any]:
         learner = fit(baseline, samples, classes)
         matrix = np.zeros((legend.num_classes, legend.num_classes), np.int64)
         for tile, image, mask in tiles.decoded(scored_on):
-            taught = tiles.labels_of(tile, config, legend, factor=1).label if within else None
+            taught = looked_at(tiles.labels_of(tile, config, legend, factor=1)) if within else None
             truth = evaluate.scored_mask(mask, taught, config.inference.buffer_px)[::STRIDE, ::STRIDE]
             sampled = baseline.sampler(image, factor, model.bands)
             at = STRIDE * np.indices(truth.shape).reshape(2, -1)

@@ -85,7 +85,7 @@ def random_tiles(config: ml_collections.ConfigDict, folder: Path) -> tiles.TileS
     images = [tile_cache.mapped(folder / f"{index}.npy", random_image) for index in range(_TILES)]
     labels = [np.where(rng.random((side, side)) < 1e-3, 0, IGNORE).astype(np.uint8) for _ in images]
     names, ones = [str(index) for index in range(_TILES)], [np.ones(7, np.float32)] * _TILES
-    return tiles.TileSet(names, images, labels, ones, [None] * _TILES, [()] * _TILES)
+    return tiles.TileSet(names, images, labels, ones, [None] * _TILES, [None] * _TILES, [()] * _TILES)
 
 
 def measure_model(config: ml_collections.ConfigDict, size: int) -> dict[str, Any]:

@@ -8,14 +8,27 @@ from typing import Any
 
 import ml_collections
 import numpy as np
-import scipy.special
 import tensorflow_datasets as tfds
 from rich.console import Console
 from rich.table import Table
 
-from pcejax import datasets, label_options, label_tiles, metrics, parallel, pictures, runs, tiles, trained, writers
+from pcejax import (
+    annotators,
+    calibration,
+    datasets,
+    label_options,
+    label_tiles,
+    metrics,
+    parallel,
+    pictures,
+    runs,
+    tiles,
+    trained,
+    writers,
+)
 from pcejax.errors import UserError
 from pcejax.legend import IGNORE
+from pcejax.points import Points
 
 MAX_PICTURES = 8
 """Tiles of a split whose maps are drawn."""
@@ -25,22 +38,69 @@ _WHO_TAUGHT = ("legend", "bands", "labels_hash", "tile_ids", "devices")
 
 
 def evaluate(workdir: Path, split: str) -> dict[str, Any]:
-    """Scores the newest checkpoint of the run in `workdir` on `split`; see `score_split`."""
+    """Scores the newest checkpoint of the run in `workdir` on `split`; see `calibrate` and `score_split`."""
     model = trained.load(workdir)
     builder = datasets.open_dataset(model.config.data.name, model.config.data.data_dir)
+    if model.calibration is None:
+        model = calibrate(model, builder, workdir)
     return score_split(model, builder, split, workdir)
+
+
+def calibrate(model: trained.Trained, builder: tfds.core.DatasetBuilder, workdir: Path) -> trained.Trained:
+    """The model with the temperature that the points held out of its training ask for, written to `calibration.json`.
+
+    As it is where `config.points.held_out` is 0, or no tile has as many points. Nothing is asked of a mask but where an
+    annotator clicks in it. Several processes map a share of the tiles each.
+    """
+    config = model.config
+    if not config.points.held_out:
+        return model
+    raw = tiles.read_labelled(builder, config)
+    points = [_held_out(tile, model) for tile in raw]
+    ends = np.cumsum([len(of_tile.row) for of_tile in points])
+    logits = np.zeros((ends[-1], trained.num_logits(config, model.legend)), np.float32)
+    share = [i for i in range(len(raw))[parallel.process_share()] if len(points[i].row)]
+    progress = writers.Progress(len(share))
+    for done, (index, (_, image, _)) in enumerate(zip(share, tiles.decoded([raw[i] for i in share]), strict=True)):
+        row, col, *_ = points[index]
+        logits[ends[index] - len(row) : ends[index]] = model.map_image(model.variables, image)[row, col]
+        if done % max(1, len(share) // 10) == 0 or done + 1 == len(share):
+            print(f"calibrate: tiles {progress.line(done + 1)}", flush=True)
+    fitted = None
+    if len(logits):
+        logits = parallel.gather(logits).sum(0)
+        classes = np.concatenate([of_tile.class_id for of_tile in points])
+        temperature = calibration.fit_temperature(logits, classes)
+        fitted = calibration.Calibration(temperature, len(logits), model.step)
+    print(f"maps: {calibration.describe(fitted)}", flush=True)
+    if parallel.is_primary():
+        found = fitted._asdict() if fitted else {"temperature": None, "num_points": 0, "step": model.step}
+        writers.write_json(runs.calibration_path(workdir), found)
+    return model._replace(calibration=fitted)
+
+
+def _held_out(tile: tiles.RawTile, model: trained.Trained) -> Points:
+    """A tile's points on which nothing taught: one may lie in the disc, or at data.scale on the pixel, of another."""
+    annotation, factor = tiles.labels_of(tile, model.config, model.legend), tiles.reduction(model.config.data.scale)
+    points = annotation.held_out
+    assert points is not None  # only annotators that click hold points out
+    untaught = annotation.label[points.row // factor, points.col // factor] == IGNORE
+    return Points(*(values[untaught] for values in points))
 
 
 def score_split(model: trained.Trained, builder: tfds.core.DatasetBuilder, split: str, workdir: Path) -> dict[str, Any]:
     """Scores the model's maps of every tile of `split`, and writes them to `report/evaluation_<split>.json`.
 
     The protocol is "across" where the run was taught by none of the tiles. Where it was taught by
-    labels on parts of all of them it is "within": those pixels and a buffer around them are not scored.
-    Where it was taught by their dense masks it is "fit", which tells nothing about other pixels.
+    labels on parts of all of them it is "within": those pixels, the points held out and a buffer around them are not
+    scored. Where it was taught by their dense masks it is "fit", which tells nothing about other pixels.
 
     Several processes score a share of the tiles each.
 
     The first tiles' maps are drawn into `report/maps_<split>/`: image and labels, truth, map, confidence.
+
+    "expected_calibration_error" is that of the pixels scored, None where the model is uncalibrated, and with
+    "_uncalibrated" that of its logits as they are.
 
     Its "points" are the config's, what the labels were, and num_tiles: how many tiles they lie on.
 
@@ -55,6 +115,8 @@ def score_split(model: trained.Trained, builder: tfds.core.DatasetBuilder, split
     matrices = np.zeros((len(raw), legend.num_classes, legend.num_classes), np.int64)
     known_matrices = np.zeros_like(matrices)  # of the known classes' logits alone, where unknown has one
     pixels = np.zeros(len(raw), np.int64)
+    temperatures = [1.0] if model.calibration is None else [1.0, model.calibration.temperature]
+    bins = np.zeros((len(temperatures), 3, calibration.BINS))
     share = range(len(raw))[parallel.process_share()]
     progress, start = writers.Progress(len(share)), time.monotonic()
     for done, (index, (tile, image, mask)) in enumerate(
@@ -65,22 +127,29 @@ def score_split(model: trained.Trained, builder: tfds.core.DatasetBuilder, split
         logits = model.map_image(model.variables, image)
         predicted = logits.argmax(-1).astype(np.uint8)
         taught = tiles.labels_of(tile, config, legend, factor=1) if protocol_name == "within" else None
-        truth = scored_mask(mask, taught.label if taught else None, config.inference.buffer_px)
+        truth = scored_mask(mask, annotators.looked_at(taught) if taught else None, config.inference.buffer_px)
         matrices[index] = metrics.confusion_matrix(truth, predicted, legend.num_classes)
         if config.train_unknown:
             known = logits[..., : legend.num_known].argmax(-1)
             known_matrices[index] = metrics.confusion_matrix(truth, known, legend.num_classes)
+        scored = truth < legend.num_known
+        for sums, temperature in zip(bins, temperatures, strict=True):
+            sure = calibration.confidence(logits, temperature)
+            sums += calibration.bin_sums(sure[scored], (predicted == truth)[scored])
         pixels[index] = mask.size
         if index < MAX_PICTURES:
             shown = pictures.as_rgb(image, model.bands)
             if taught is not None:
                 shown = pictures.with_annotation(shown, taught, legend)
             panels = [shown, pictures.color_map(mask, legend), pictures.color_map(predicted, legend)]
-            panels.append(pictures.confidence(scipy.special.softmax(logits, -1).max(-1)))
+            panels.append(pictures.confidence(sure))
             pictures.side_by_side(panels).save(folder / f"{tile.tile_id}.png")
         if done % max(1, len(share) // 10) == 0 or done + 1 == len(share):
             print(f"evaluate {split}: tiles {progress.line(done + 1)}", flush=True)
-    matrices, known_matrices, pixels = (parallel.gather(a).sum(0) for a in (matrices, known_matrices, pixels))
+    matrices, known_matrices, pixels, bins = (
+        parallel.gather(summed).sum(0) for summed in (matrices, known_matrices, pixels, bins)
+    )
+    errors = [calibration.expected_calibration_error(sums) for sums in bins]
     seconds = time.monotonic() - start
     # Of the truth: labels balanced over classes have no majority.
     majority = int(matrices.sum((0, 2))[: legend.num_known].argmax())
@@ -102,6 +171,10 @@ def score_split(model: trained.Trained, builder: tfds.core.DatasetBuilder, split
             if config.train_unknown
             else {}
         ),
+        "calibration": calibration.describe(model.calibration),
+        "temperature": model.calibration.temperature if model.calibration else None,
+        "expected_calibration_error": errors[1] if model.calibration else None,
+        "expected_calibration_error_uncalibrated": errors[0],
         "miou_interval_over_tiles": metrics.bootstrap_miou(matrices, legend.num_known),
         "majority_class": legend.names[majority],
         "majority_miou": float(metrics.miou(constant, legend.num_known)),
@@ -161,4 +234,5 @@ def print_scores(result: dict[str, Any]) -> None:
             f", mIoU with unknown as GLNet counts it {result['miou_glnet']:.3f}, without the unknown class's logit "
             f"{result['miou_without_unknown_logit']:.3f}"
         )
-    print(f"overall accuracy {result['overall_accuracy']:.3f}, kappa {result['kappa']:.3f}{glnet}", flush=True)
+    print(f"overall accuracy {result['overall_accuracy']:.3f}, kappa {result['kappa']:.3f}{glnet}")
+    print(calibration.describe_error(result), flush=True)

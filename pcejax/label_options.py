@@ -24,6 +24,7 @@ ANNOTATORS = (*POINTS, "scribble", "block", *DENSE)
 PLACEMENTS = ("random", "interior", "boundary")
 
 _READ_BY: dict[str, tuple[tuple[str, ...], Any]] = {
+    "held_out": (POINTS, 0),
     "placement": (DRAWN, "random"),
     "min_distance_px": (DRAWN, 0),
     "click_jitter_px": (DRAWN, 0),
@@ -35,6 +36,7 @@ _READ_BY: dict[str, tuple[tuple[str, ...], Any]] = {
 
 _LEAST = {
     "budget": 0,
+    "held_out": 0,
     "boundary_px": 1,
     "min_distance_px": 0,
     "min_area": 1,
@@ -51,6 +53,7 @@ class LabelOptions(NamedTuple):
 
     annotator: str
     budget: int
+    held_out: int
     file: str
     seed: int
     placement: str
@@ -90,6 +93,11 @@ def label_options(fields: Mapping[str, Any]) -> LabelOptions:
         )
     if not options.budget and options.annotator != "file":
         raise UserError("points.budget=0; expected 1 or more, or all the points of the annotator 'file'")
+    if options.held_out and 0 < options.budget <= options.held_out:
+        raise UserError(
+            f"points.held_out={options.held_out} of points.budget={options.budget}; expected fewer than the budget: "
+            "points held out are part of it, and some have to teach"
+        )
     for name, (readers, nothing) in _READ_BY.items():
         if options.annotator not in readers and getattr(options, name) != nothing:
             raise UserError(
@@ -135,6 +143,7 @@ def describe(options: LabelOptions) -> str:
     unit = {"uniform": "tile", "balanced": "class and tile", "component": large, "file": "class and tile"}
     text = f"{options.budget} points per {unit[options.annotator]}" if options.budget else "all points"
     text += f" of {options.file or 'the dataset'}" if options.annotator == "file" else ""
+    text += f", the last {options.held_out} held out" if options.held_out else ""
     placed = {"random": "", "interior": ", interior", "boundary": f", within {options.boundary_px} px of a border"}
     text += placed[options.placement]
     for value, told in (

@@ -35,10 +35,12 @@ WriteRows = Callable[[np.ndarray], None]
 
 
 class Content(NamedTuple):
-    """What a file holds: bands of probabilities by name, or class ids of a legend; IGNORE is no data."""
+    """What a file holds: bands of probabilities by name, and whether they are calibrated, or class ids of a legend;
+    IGNORE is no data."""
 
     band_names: Sequence[str]
     legend: Legend | None = None
+    calibration: str = ""  # in words, which are a tag of the file
 
 
 @contextlib.contextmanager
@@ -85,6 +87,7 @@ def map_file(path: Path, frame: Frame, content: Content) -> Iterator[WriteRows]:
                 file.update_tags(**{f"class_{n}": name for n, name in enumerate(content.legend.names)})
             else:
                 file.scales = [1 / SHARES] * len(content.band_names)
+                file.update_tags(calibration=content.calibration)
 
         def write(rows: np.ndarray) -> None:
             with _told(path):

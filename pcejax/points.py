@@ -4,8 +4,9 @@ Points are drawn once per run on the whole tile at native resolution, as a pure 
 (points.seed, tile id, annotator, mask): never per crop or epoch, which would leak the dense mask.
 
 A point's rank is its place in the order of its stratum, which no budget changes: budget k is
-`rank < k`, so the budgets of a seed are nested. Where a point is clicked and what it is called are
-functions of its own key, so nesting survives bad clicks.
+`rank < k`, so the budgets of a seed are nested, and so are their first k - h, which teach where h are
+held out. Where a point is clicked and what it is called are functions of its own key, so nesting
+survives bad clicks.
 """
 
 from __future__ import annotations
@@ -118,6 +119,17 @@ def taken(clicks: Points | None, options: LabelOptions) -> Drawn:
     kept = clicks.rank < options.budget
     classes, counts = np.unique(clicks.class_id[kept], return_counts=True)
     return Drawn(Points(*(values[kept] for values in clicks)), tuple(classes[counts < options.budget].tolist()))
+
+
+def split(points: Points, options: LabelOptions) -> tuple[Points, Points]:
+    """Of a tile's points up to the budget, those that teach, and those that are held out: the last of each stratum.
+
+    The ranks that teach are those below `budget - held_out`, so a stratum of fewer points has fewer held out, or none.
+    Where a person's points are all taken (budget 0), the last of each class are held out, never its first.
+    """
+    budget = options.budget or np.bincount(points.class_id)[points.class_id]
+    teaches = points.rank < np.maximum(1, budget - options.held_out)
+    return Points(*(values[teaches] for values in points)), Points(*(values[~teaches] for values in points))
 
 
 def _clicked(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from pcejax import datasets, map_files, pictures, raster_maps, trained, writers
+from pcejax import calibration, datasets, map_files, pictures, raster_maps, trained, writers
 from pcejax.datasets.rasters import SUFFIXES, is_tiff, open_tiff, read_raster
 from pcejax.errors import UserError
 from pcejax.frames import Frame
@@ -87,6 +87,8 @@ def predict(
         told = f"{there[0]} and {len(there) - 1} more are there" if len(there) > 1 else f"{there[0]} is there"
         raise UserError(f"{told}; expected a new --output, or --overwrite to replace them")
     _check_space(jobs, output, model)
+    if extra:
+        print(f"predict: {' and '.join(extra)}: {calibration.describe(model.calibration)}", flush=True)
     output.mkdir(parents=True, exist_ok=True)
     progress = writers.Progress(len(images))
     for done, job in enumerate(jobs, 1):

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pcejax import map_files, tiled_inference, tiles, trained, writers
+from pcejax import calibration, map_files, tiled_inference, tiles, trained, writers
 from pcejax.datasets.rasters import Tiff, open_tiff
 from pcejax.frames import import_geo
 from pcejax.legend import IGNORE
@@ -34,22 +34,26 @@ def map_raster(model: trained.Trained, path: Path, outputs: dict[str, Path]) -> 
       path: of the raster.
       outputs: the files to write, GeoTIFFs of uint8 with the raster's place, IGNORE where it has no data: "classes",
         class ids; "confidence", the probability of that class; "probabilities", a band of them for each class that the
-        model knows. Probabilities are 0 to `map_files.SHARES`, which the file's scale makes 0 to 1.
+        model knows. Probabilities are 0 to `map_files.SHARES`, which the file's scale makes 0 to 1; the file tells
+        whether they are calibrated.
 
     Raises:
       UserError: the raster is damaged, or a map cannot be written.
     """
     names = model.legend.names
-    bands = {"classes": ["class"], "confidence": ["confidence"]}
+    told, temperature = calibration.describe(model.calibration), 1.0
+    if model.calibration is not None:
+        temperature = model.calibration.temperature
+    bands = {"classes": ["class"], "confidence": [f"confidence, {told}"]}
     bands["probabilities"] = list(names[: trained.num_logits(model.config, model.legend)])
+    contents = {
+        name: map_files.Content(of_file, model.legend if name == "classes" else None, told)
+        for name, of_file in bands.items()
+    }
     counts = np.zeros(model.legend.num_classes, np.int64)
     with import_geo("rasterio").Env(GDAL_CACHEMAX=_CACHE_MB), open_tiff(path) as file, contextlib.ExitStack() as stack:
         write = {
-            name: stack.enter_context(
-                map_files.map_file(
-                    where, file.frame, map_files.Content(bands[name], model.legend if name == "classes" else None)
-                )
-            )
+            name: stack.enter_context(map_files.map_file(where, file.frame, contents[name]))
             for name, where in outputs.items()
         }
         shape, source = (file.frame.height, file.frame.width), _Source(file, model)
@@ -67,7 +71,7 @@ def map_raster(model: trained.Trained, path: Path, outputs: dict[str, Path]) -> 
             counts[:] += [np.count_nonzero(maps["classes"] == class_id) for class_id in range(len(counts))]
             return len(valid)
 
-        strips = model.map_rows(model.variables, source.read, shape, _finisher(tuple(outputs)))
+        strips = model.map_rows(model.variables, source.read, shape, _finisher(tuple(outputs), temperature))
         # However it ends, nothing reads or writes any more when the files are closed.
         with contextlib.closing(strips), ThreadPoolExecutor(1) as pool:
             done = 0
@@ -106,7 +110,7 @@ class _Source:
 
 
 @functools.cache
-def _finisher(outputs: tuple[str, ...]) -> tiled_inference.Finish:
+def _finisher(outputs: tuple[str, ...], temperature: float) -> tiled_inference.Finish:
     """Logits `[C, h, W]` -> the bands uint8 `[bands, h, W]` of each of the outputs; one function for each choice."""
 
     def finish(logits: jax.Array) -> dict[str, jax.Array]:
@@ -117,7 +121,7 @@ def _finisher(outputs: tuple[str, ...]) -> tiled_inference.Finish:
             best, ids = jnp.where(better, logits[class_id], best), jnp.where(better, jnp.uint8(class_id), ids)
         maps = {"classes": ids[None]}
         if len(outputs) > 1:
-            raised = jnp.exp(logits - best[None])
+            raised = jnp.exp((logits - best[None]) / temperature)
             shares = {"confidence": 1 / raised.sum(0, keepdims=True)}
             shares["probabilities"] = raised * shares["confidence"]
             maps |= {n: jnp.round(p * map_files.SHARES).astype(jnp.uint8) for n, p in shares.items() if n in outputs}

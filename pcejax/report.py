@@ -9,7 +9,7 @@ from typing import Any
 
 import matplotlib.figure
 
-from pcejax import pages, runs, writers
+from pcejax import calibration, pages, runs, writers
 from pcejax.label_options import describe, label_options
 from pcejax.models import summary
 
@@ -64,7 +64,7 @@ def _scores(workdir: Path, result: dict[str, Any]) -> str:
         f"{pages.PROTOCOLS[result['protocol']]}. mIoU {result['miou']:.3f}, 95 % interval over tiles {low:.3f} to "
         f"{high:.3f}"
         f"{' (descriptive: fewer than 20 tiles)' if result['num_tiles'] < 20 else ''}; overall accuracy "
-        f"{result['overall_accuracy']:.3f}, kappa {result['kappa']:.3f}."
+        f"{result['overall_accuracy']:.3f}, kappa {result['kappa']:.3f}; {calibration.describe_error(result)}."
     )
     if "miou_glnet" in result:
         about += (
@@ -95,6 +95,8 @@ def _budget(points: dict[str, Any]) -> str:
     )
     if points["point_counts"]:
         text += f"; points clicked: {told(points['point_counts'])}"
+    if points["held_out_counts"]:
+        text += f"; of them held out: {told(points['held_out_counts'])}"
     if len(set(points["class_weights"].values())) > 1:
         text += "; class weights: " + ", ".join(
             f"{name} {weight:.2f}" for name, weight in points["class_weights"].items()
@@ -105,8 +107,9 @@ def _budget(points: dict[str, Any]) -> str:
 
 
 def _maps(workdir: Path, result: dict[str, Any]) -> str:
+    how = "uncalibrated" if result["temperature"] is None else "calibrated"
     figures = [
-        pages.picture(path.read_bytes(), f"{path.stem}: image, truth, map, confidence (white is sure).")
+        pages.picture(path.read_bytes(), f"{path.stem}: image, truth, map, confidence (white is sure; {how}).")
         for path in sorted(runs.pictures_folder(workdir, result["split"]).glob("*.png"))
     ]
     return "".join(figures)

@@ -70,6 +70,11 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(json.loads(path.read_text())).lock()
 
 
+def calibration_path(workdir: Path) -> Path:
+    """Where the temperature of the run's maps goes: calibration.json."""
+    return workdir / "calibration.json"
+
+
 def evaluation_path(workdir: Path, split: str) -> Path:
     """Where the scores of `split` go: report/evaluation_<split>.json."""
     return workdir / "report" / f"evaluation_{split_name(split)}.json"

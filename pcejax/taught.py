@@ -12,6 +12,7 @@ import numpy as np
 from pcejax import datasets, losses, tiles, trained
 from pcejax.errors import UserError
 from pcejax.legend import IGNORE, Legend
+from pcejax.points import Points
 
 
 def about_run(
@@ -21,8 +22,9 @@ def about_run(
 
     label_counts: labelled pixels at the training scale, by class; labels_per_tile: on the tile with the
     fewest and with the most; labelled_share: of all pixels of the tiles. point_counts: points by the class
-    that they got, empty where none were clicked. underfull: by class, the tiles on which the class,
-    or one of its components, got fewer points than the budget. class_weights: of each class that has a logit.
+    that they got, empty where none were clicked; held_out_counts: those of them that teach nothing. underfull:
+    by class, the tiles on which the class, or one of its components, got fewer points than the budget.
+    class_weights: of each class that has a logit.
 
     Raises:
       UserError: the config's class weights do not fit.
@@ -30,8 +32,7 @@ def about_run(
     per_tile = [np.bincount(label.reshape(-1), minlength=IGNORE + 1) for label in tile_set.labels]
     counts = np.sum(per_tile, axis=0)
     labelled = [int(tile[:IGNORE].sum()) for tile in per_tile]
-    clicked = np.concatenate([*(p.class_id for p in tile_set.points if p is not None), np.zeros(0, int)])
-    point_counts = np.bincount(clicked, minlength=legend.num_classes)
+    taught, held_out = (_of_class(points, legend) for points in (tile_set.points, tile_set.held_out))
     short = np.bincount(np.concatenate([*tile_set.underfull, []]).astype(int), minlength=legend.num_classes)
     label_counts = {name: int(counts[class_id]) for class_id, name in enumerate(legend.names)}
     return {
@@ -42,10 +43,17 @@ def about_run(
         "label_counts": label_counts,
         "labels_per_tile": [min(labelled), max(labelled)],
         "labelled_share": float(counts[:IGNORE].sum() / counts.sum()),
-        "point_counts": {name: int(n) for name, n in zip(legend.names, point_counts, strict=True) if n},
+        "point_counts": {name: int(n) for name, n in zip(legend.names, taught + held_out, strict=True) if n},
+        "held_out_counts": {name: int(n) for name, n in zip(legend.names, held_out, strict=True) if n},
         "underfull": {name: int(n) for name, n in zip(legend.names, short, strict=True) if n},
         "class_weights": _class_weights(config, legend.names[: trained.num_logits(config, legend)], label_counts),
     }
+
+
+def _of_class(points: Sequence[Points | None], legend: Legend) -> np.ndarray:
+    """int64 `[num_classes]`: how many points of some tiles there are."""
+    classes = np.concatenate([*(of_tile.class_id for of_tile in points if of_tile is not None), np.zeros(0, int)])
+    return np.bincount(classes, minlength=legend.num_classes)
 
 
 def check_labels(old: dict[str, Any], new: dict[str, Any], workdir: Path) -> None:

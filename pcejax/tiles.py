@@ -57,7 +57,8 @@ class TileSet(NamedTuple):
     images: list[np.ndarray]  # [h, w, bands] in the bands' type, at the training scale; unlabelled tiles' at the end
     labels: list[np.ndarray]  # uint8 [h, w], class id or IGNORE
     weights: list[np.ndarray]  # float32 [C], class weights of each tile
-    points: list[Points | None]  # as clicked; None for annotators that click none
+    points: list[Points | None]  # as clicked, those that teach; None for annotators that click none
+    held_out: list[Points | None]  # those that do not
     underfull: list[tuple[int, ...]]  # classes that got fewer points than the budget
 
     def hash(self) -> str:
@@ -242,12 +243,12 @@ def load(config: ml_collections.ConfigDict, on_tile: Callable[[int, int], None] 
         for image in pool.map(decode, unlabelled):
             images.append(image)
             on_tile(len(images), len(shapes))
-    labels, clicked, weights, underfull = (list(field) for field in zip(*annotations, strict=True))
+    labels, clicked, held_out, weights, underfull = (list(field) for field in zip(*annotations, strict=True))
     if all((label == IGNORE).all() for label in labels):
         raise UserError(
             f"data.train_split={config.data.train_split!r}: no tile has a labelled pixel; use a split with masks"
         )
-    return TileSet([tile.tile_id for tile in raw], images, labels, weights, clicked, underfull)
+    return TileSet([tile.tile_id for tile in raw], images, labels, weights, clicked, held_out, underfull)
 
 
 def _check_fit(shapes: list[tuple[int, ...]], bands: datasets.Bands, config: ml_collections.ConfigDict) -> None:

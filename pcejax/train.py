@@ -134,8 +134,10 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
         schedules = jnp.array(terms.make_schedules(config.loss))
         knobs = parallel.replicate(steps.Knobs(jax.random.key_data(key), class_weights, schedules))
 
-        def score(state: Any) -> dict[str, Any]:
-            model = trained.Trained(config, legend, bands, about, step, state.ema_variables(), map_rows, map_image)
+        def so_far() -> trained.Trained:
+            return trained.Trained(config, legend, bands, about, step, state.ema_variables(), map_rows, map_image)
+
+        def score(model: trained.Trained) -> dict[str, Any]:
             return evaluate.score_split(model, builder, config.data.eval_split, workdir)
 
         # Nothing crosses between host and device in the loop but what says so: the plan in, metrics out.
@@ -148,7 +150,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
                 agreeing = jax.process_count() == 1 or step % config.train.log_every_steps == 0
                 last, stop = step == config.train.num_steps, agreeing and parallel.any_process(interrupted())
                 if config.train.eval_every_steps and step % config.train.eval_every_steps == 0 and not last:
-                    log.scalars(step, {"miou": score(state)["miou"]})
+                    log.scalars(step, {"miou": score(so_far())["miou"]})
                     every = config.train.pictures_every_evaluations * config.train.eval_every_steps
                     if every and step % every == 0:
                         log.pictures(step, runs.pictures_folder(workdir, config.data.eval_split))
@@ -162,7 +164,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
         parallel.leave()
         raise interrupts.Interrupted(f"by {interrupts.name()} at step {step}, which is saved")
     # The last checkpoint is on disk: scores of the last step mean that nothing is left to do.
-    return score(state) if config.data.eval_split else {}
+    calibrated = evaluate.calibrate(so_far(), builder, workdir)
+    return score(calibrated) if config.data.eval_split else {}
 
 
 class _Due:
@@ -197,7 +200,11 @@ def _initial(
 def _finished(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any] | None:
     """The scores of a run that has nothing left to do, {} where none are asked for; None of any other run."""
     if not config.data.eval_split:
-        return {} if _latest_step(workdir) == config.train.num_steps else None
+        calibrated = runs.calibration_path(workdir)
+        done = not config.points.held_out or (
+            calibrated.exists() and json.loads(calibrated.read_text())["step"] == config.train.num_steps
+        )
+        return {} if done and _latest_step(workdir) == config.train.num_steps else None
     path = runs.evaluation_path(workdir, config.data.eval_split)
     if not path.exists():
         return None

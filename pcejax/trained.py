@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from pcejax import datasets, models, optimizer, parallel, runs, steps, tiled_inference
+from pcejax.calibration import Calibration
 from pcejax.checkpoints import Checkpoints
 from pcejax.errors import UserError
 from pcejax.legend import Legend
@@ -32,6 +34,7 @@ class Trained(NamedTuple):
     variables: Any  # the running means, on the devices
     map_rows: tiled_inference.MapRows
     map_image: Callable[[Any, np.ndarray], np.ndarray]  # variables, image [H, W, bands] -> logits [H, W, C]
+    calibration: Calibration | None = None  # None where it is uncalibrated
 
 
 def num_logits(config: ml_collections.ConfigDict, legend: Legend) -> int:
@@ -42,6 +45,9 @@ def num_logits(config: ml_collections.ConfigDict, legend: Legend) -> int:
 def load(workdir: Path, *, dihedral_moves: bool = False) -> Trained:
     """The newest checkpoint of the run in `workdir`; with `dihedral_moves` see `tiled_inference.make_mapper`.
 
+    It is calibrated where a temperature was fitted at this step (`evaluate.calibrate`), but for `dihedral_moves`: means
+    over moves are less sure than what it was fitted on.
+
     Raises:
       UserError: there is no run, no checkpoint, or legend and config are not those of its parameters.
     """
@@ -50,7 +56,19 @@ def load(workdir: Path, *, dihedral_moves: bool = False) -> Trained:
     map_rows = tiled_inference.make_mapper(steps.make_eval_step(model, bands), config, dihedral_moves=dihedral_moves)
     map_image = functools.partial(tiled_inference.map_image, map_rows)
     variables = parallel.replicate(state.ema_variables())
-    return Trained(config, legend, bands, about, int(state.step), variables, map_rows, map_image)
+    fitted = None if dihedral_moves else _calibration(workdir, int(state.step))
+    return Trained(config, legend, bands, about, int(state.step), variables, map_rows, map_image, fitted)
+
+
+def _calibration(workdir: Path, step: int) -> Calibration | None:
+    path = runs.calibration_path(workdir)
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text())
+    if found["step"] != step:
+        print(f"{path}: of step {found['step']}, and the checkpoint of step {step}; passed over", flush=True)
+        return None
+    return None if found["temperature"] is None else Calibration(**found)
 
 
 def load_state(workdir: Path) -> TrainState:

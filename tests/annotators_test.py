@@ -7,6 +7,7 @@ import scipy.ndimage
 from configs import default
 from pcejax import label_tiles, points, scribbles
 from pcejax.annotators import annotate
+from pcejax.annotators import looked_at as looked_at_of
 from pcejax.label_options import ANNOTATORS, DENSE, DRAWN, POINTS, label_options
 from pcejax.legend import DEEPGLOBE, IGNORE
 
@@ -162,3 +163,66 @@ def test_balanced_weights_are_those_of_the_label_tile_that_is_taught():
         there = counts > 0
         product = (counts * got.class_weights[:UNKNOWN])[there]
         np.testing.assert_allclose(product, counts.sum() / there.sum(), rtol=1e-6)
+
+
+# Points that are held out
+
+
+@pytest.mark.parametrize("annotator", POINTS)
+@pytest.mark.parametrize("held_out", [1, 2])
+def test_points_held_out_are_the_last_of_the_budget_and_teach_nothing(annotator, held_out):
+    mask = random_mask(1)
+    for factor, radius in ((1, 0), (2, 3)):
+        every = annotate_with(mask, annotator, factor, budget=3, point_radius=radius)
+        fewer = annotate_with(mask, annotator, factor, budget=3 - held_out, point_radius=radius)
+        got = annotate_with(mask, annotator, factor, budget=3, held_out=held_out, point_radius=radius)
+        # To the last pixel what a budget without them teaches.
+        np.testing.assert_array_equal(got.label, fewer.label)
+        for name in points.Points._fields:
+            taught, held, clicked = (getattr(p, name) for p in (got.points, got.held_out, every.points))
+            np.testing.assert_array_equal(taught, getattr(fewer.points, name))
+            np.testing.assert_array_equal(np.concatenate([taught, held]), clicked)  # counted in the budget
+        assert len(got.held_out.row)
+        assert (got.held_out.rank >= 3 - held_out).all()
+        assert got.underfull == every.underfull
+        assert len(every.held_out.row) == 0
+
+
+@pytest.mark.parametrize("annotator", DRAWN)
+def test_budgets_with_points_held_out_are_nested(annotator):
+    fields = {"held_out": 2, "click_jitter_px": 3, "label_noise": 0.4, "min_distance_px": 4}
+    nested = [annotate_with(random_mask(2), annotator, budget=budget, **fields) for budget in (3, 4, 6)]
+    for fewer, more in itertools.pairwise(nested):
+        small, large = (set(zip(*a.points, strict=True)) for a in (fewer, more))
+        assert small < large
+        held, clicked = set(zip(*fewer.held_out, strict=True)), large | set(zip(*more.held_out, strict=True))
+        assert held
+        assert held <= clicked
+        assert not held & small
+
+
+def test_of_all_a_persons_points_the_last_of_each_class_are_held_out_but_never_its_first():
+    mask = random_mask(2)
+    clicks = clicks_on(mask)
+    kept = (clicks.class_id > 1) | (clicks.rank == 0) | ((clicks.class_id == 1) & (clicks.rank < 2))
+    clicks = points.Points(*(values[kept] for values in clicks))
+    counts = np.array([1, 2, 3, 3, 3, 3])
+    np.testing.assert_array_equal(np.bincount(clicks.class_id), counts)
+    for held_out in (1, 2, 5):
+        options = options_of("file", budget=0, held_out=held_out)
+        got = annotate(mask, "119", clicks, options, legend=DEEPGLOBE, factor=1, train_unknown=False)
+        left = np.maximum(1, counts - held_out)
+        np.testing.assert_array_equal(np.bincount(got.points.class_id, minlength=6), left)
+        np.testing.assert_array_equal(np.bincount(got.held_out.class_id, minlength=6), counts - left)
+
+
+def test_where_an_annotator_has_looked_are_the_labels_and_the_points_held_out():
+    got = annotate_with(random_mask(1), budget=3, held_out=1, point_radius=2)
+    looked_at = looked_at_of(got)
+    at = (got.held_out.row, got.held_out.col)
+    np.testing.assert_array_equal(looked_at[at], got.held_out.class_id)
+    differs = looked_at != got.label
+    assert differs.any()
+    assert differs.sum() == differs[at].sum()
+    dense = annotate_with(random_mask(1), "dense")
+    np.testing.assert_array_equal(looked_at_of(dense), dense.label)

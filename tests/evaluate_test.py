@@ -2,10 +2,11 @@ import json
 
 import numpy as np
 import pytest
+import scipy.special
 from PIL import Image
 from runs_for_tests import SIZE, builder_of, config_of, prepare, save_run
 
-from pcejax import datasets, evaluate, metrics, pictures, runs, taught, tiles, trained
+from pcejax import calibration, datasets, evaluate, metrics, pictures, runs, taught, tiles, trained, writers
 from pcejax.errors import UserError
 from pcejax.legend import DEEPGLOBE, IGNORE
 
@@ -90,14 +91,16 @@ def test_the_majority_is_that_of_the_pixels_that_are_scored(data_dir, tmp_path):
     assert np.sum(result["confusion_matrix"], 1)[6] > 0
 
 
-@pytest.mark.parametrize("buffer_px", [0, 3])
-def test_within_clicked_tiles_the_points_and_a_buffer_around_them_are_not_scored(data_dir, tmp_path, buffer_px):
-    config = config_of(data_dir, **{"inference.buffer_px": buffer_px})
+@pytest.mark.parametrize(("buffer_px", "held_out"), [(0, 0), (3, 0), (3, 2)])
+def test_within_clicked_tiles_the_points_and_a_buffer_around_them_are_not_scored(
+    data_dir, tmp_path, buffer_px, held_out
+):
+    config = config_of(data_dir, **{"inference.buffer_px": buffer_px, "points.held_out": held_out})
     result = score(model_of(config, constant(0)), "train[:2]", tmp_path)
     assert result["protocol"] == "within"
     expected = np.zeros(7, np.int64)
     for tile in tiles.read(builder_of(config), "train[:2]"):
-        drawn = tiles.labels_of(tile, config, DEEPGLOBE).points
+        drawn = tiles.labels_of(tile, config_of(data_dir), DEEPGLOBE).points  # whether they teach or not
         rows, cols = np.indices((SIZE, SIZE))
         far = np.ones((SIZE, SIZE), bool)
         for row, col in zip(drawn.row, drawn.col, strict=True):
@@ -182,6 +185,112 @@ def test_the_first_tiles_are_drawn_and_no_more_than_told(data_dir, tmp_path, mon
     assert (panels[2] == DEEPGLOBE.colors[4]).all()  # the map
     probability = np.exp(4) / (np.exp(4) + 5)
     assert (panels[3] == int(probability * 255)).all()  # confidence
+
+
+# Calibration
+
+
+def noisy_teller(config, split):
+    """A model that knows each mask, but for noise, and is too sure of it."""
+    tell = truth_teller(config, split)
+
+    def map_image(variables, image):
+        logits = tell(variables, image)
+        return 3 * (logits + np.random.default_rng(0).normal(0, 3, logits.shape)).astype(np.float32)
+
+    return map_image
+
+
+@pytest.mark.parametrize("radius", [0, 6])
+def test_the_temperature_is_that_of_the_logits_at_points_on_which_nothing_taught(data_dir, tmp_path, radius, capsys):
+    points = {"points.budget": 6, "points.point_radius": radius}
+    config = config_of(data_dir, **points, **{"points.held_out": 2, "data.num_labelled_tiles": 2})
+    map_image = noisy_teller(config, "train")
+    model = evaluate.calibrate(model_of(config, map_image), builder_of(config), tmp_path)
+    logits, classes, held_out = [], [], 0
+    for tile in tiles.read_labelled(builder_of(config), config):
+        every, annotation = (tiles.labels_of(tile, c, DEEPGLOBE) for c in (config_of(data_dir, **points), config))
+        for row, col, class_id, rank in zip(*every.points, strict=True):
+            held_out += rank >= 4
+            if rank >= 4 and annotation.label[row, col] == IGNORE:
+                logits.append(map_image(None, tile.image())[row, col])
+                classes.append(class_id)
+    assert 0 < len(classes) <= held_out
+    assert (len(classes) == held_out) == (radius == 0)
+    assert model.calibration.num_points == len(classes)
+    assert model.calibration.step == model.step
+    assert model.calibration.temperature == calibration.fit_temperature(np.array(logits), np.array(classes)) > 1
+    assert json.loads(runs.calibration_path(tmp_path).read_text()) == model.calibration._asdict()
+    assert f"maps: {calibration.describe(model.calibration)}" in capsys.readouterr().out
+
+
+def test_where_none_are_held_out_maps_are_uncalibrated(data_dir, tmp_path, capsys):
+    model = model_of(config_of(data_dir), constant(0))
+    assert evaluate.calibrate(model, builder_of(model.config), tmp_path) is model
+    assert not runs.calibration_path(tmp_path).exists()
+    result = score(model, "test", tmp_path)
+    assert (result["calibration"], result["temperature"]) == ("uncalibrated", None)
+    assert result["expected_calibration_error"] is None
+    evaluate.print_scores(result)
+    error = result["expected_calibration_error_uncalibrated"]
+    assert f"expected calibration error {error:.3f}, uncalibrated\n" in capsys.readouterr().out
+
+
+def test_where_all_that_are_held_out_lie_on_taught_pixels_maps_are_uncalibrated(data_dir, tmp_path, capsys):
+    model = model_of(config_of(data_dir, **{"points.held_out": 1}), constant(0))
+    annotator = evaluate.tiles.labels_of
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            evaluate.tiles,
+            "labels_of",
+            lambda *arguments: annotator(*arguments)._replace(label=np.zeros((SIZE, SIZE), np.uint8)),
+        )
+        assert evaluate.calibrate(model, builder_of(model.config), tmp_path).calibration is None
+    found = json.loads(runs.calibration_path(tmp_path).read_text())
+    assert found == {"temperature": None, "num_points": 0, "step": 6}
+    assert "maps: uncalibrated" in capsys.readouterr().out
+
+
+def test_the_calibration_error_is_that_of_all_pixels_scored(data_dir, tmp_path, capsys):
+    config = config_of(data_dir, **{"inference.buffer_px": 2})
+    model = model_of(config, noisy_teller(config, "train"))
+    fitted = calibration.Calibration(2.5, 24, 6)
+    plain, warm = (score(model._replace(calibration=c), "train", tmp_path) for c in (None, fitted))
+    sums = {1.0: 0, 2.5: 0}
+    for tile in tiles.read(builder_of(config), "train"):
+        truth = evaluate.scored_mask(tile.mask(), tiles.labels_of(tile, config, DEEPGLOBE).label, 2).ravel()
+        logits = model.map_image(None, tile.image()).reshape(-1, 6)[truth < 6]
+        for temperature in sums:
+            p = scipy.special.softmax(logits / temperature, -1)
+            sums[temperature] += calibration.bin_sums(p.max(-1), p.argmax(-1) == truth[truth < 6])
+    expected = {t: calibration.expected_calibration_error(s) for t, s in sums.items()}
+    assert warm["expected_calibration_error"] == pytest.approx(expected[2.5], abs=1e-4)
+    for result in (plain, warm):
+        assert result["expected_calibration_error_uncalibrated"] == pytest.approx(expected[1.0], abs=1e-4)
+    assert warm["temperature"] == 2.5
+    assert expected[2.5] < expected[1.0] - 0.1
+    assert warm["confusion_matrix"] == plain["confusion_matrix"]
+    evaluate.print_scores(warm)
+    told = f"expected calibration error {expected[2.5]:.3f}, {warm['calibration']}, and {expected[1.0]:.3f} without"
+    assert told in capsys.readouterr().out
+
+
+def test_pictures_of_confidence_are_of_calibrated_probabilities(data_dir, tmp_path):
+    model = model_of(config_of(data_dir), constant(4))._replace(calibration=calibration.Calibration(2.0, 24, 6))
+    score(model, "test", tmp_path)
+    panel = pictures.panel(Image.open(runs.pictures_folder(tmp_path, "test") / "test_0000.png"), 3)
+    assert (np.asarray(panel) == int(np.exp(2) / (np.exp(2) + 5) * 255)).all()
+
+
+def test_a_checkpoint_without_a_temperature_of_its_step_gets_one_where_it_is_scored(data_dir, tmp_path):
+    save_run(tmp_path, config_of(data_dir, **{"points.held_out": 1}), step=3)
+    writers.write_json(runs.calibration_path(tmp_path), {"temperature": 9.0, "num_points": 1, "step": 2})
+    result = evaluate.evaluate(tmp_path, "test")
+    found = json.loads(runs.calibration_path(tmp_path).read_text())
+    assert found["step"] == 3
+    assert found["num_points"] > 1
+    assert result["temperature"] == found["temperature"]
+    assert evaluate.evaluate(tmp_path, "test")["temperature"] == found["temperature"]
 
 
 def test_a_checkpoint_is_scored_from_its_workdir(data_dir, tmp_path, capsys):

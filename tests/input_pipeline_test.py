@@ -59,6 +59,7 @@ def make_run(labels=None, **overrides):
         labels,
         [np.ones(7, np.float32)] * len(labels),
         [None] * len(labels),
+        [None] * len(labels),
         [()] * len(labels),
     )
 

@@ -32,6 +32,9 @@ def test_the_options_are_the_fields_of_the_config():
         ({"placement": "inside"}, r"points.placement='inside'; expected one of \['random', 'interior', 'boundary'\]"),
         ({"budget": 0}, "points.budget=0; expected 1 or more"),
         ({"budget": -3, "annotator": "uniform"}, "points.budget=-3"),
+        ({"held_out": -1}, "points.held_out=-1; expected 0 or more"),
+        ({"held_out": 5, "budget": 5}, "points.held_out=5 of points.budget=5; expected fewer than the budget"),
+        ({"held_out": 1, "budget": 1}, "points.held_out=1 of points.budget=1; expected fewer than the budget"),
         ({"boundary_px": 0}, "points.boundary_px=0; expected 1 or more"),
         ({"min_distance_px": -1}, "points.min_distance_px=-1; expected 0 or more"),
         ({"min_area": 0}, "points.min_area=0; expected 1 or more"),
@@ -55,6 +58,7 @@ def test_a_value_out_of_range_is_refused_with_what_was_got_and_expected(fields, 
 @pytest.mark.parametrize(
     "field",
     [
+        {"held_out": 1},
         {"placement": "interior"},
         {"min_distance_px": 5},
         {"click_jitter_px": 2},
@@ -103,6 +107,7 @@ def test_another_confusion_matrix_is_refused(change, told):
 def test_the_budget_is_told_with_its_unit():
     assert describe(options_of(annotator="uniform", budget=5)) == "5 points per tile"
     assert describe(options_of(budget=10)) == "10 points per class and tile"
+    assert describe(options_of(budget=10, held_out=2)) == "10 points per class and tile, the last 2 held out"
     component = describe(options_of(annotator="component", budget=2, placement="interior", click_jitter_px=3))
     assert component.startswith("2 points per connected component of at least 400 px, interior")
     assert "3 px off" in component

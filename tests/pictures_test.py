@@ -35,7 +35,7 @@ def test_confidence_is_black_at_zero_and_white_at_one():
 
 
 def annotation(label, points=None):
-    return Annotation(label, points, np.ones(7, np.float32), ())
+    return Annotation(label, points, None, np.ones(7, np.float32), ())
 
 
 def points_of(*rows):

@@ -2,11 +2,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import rasterio
+import scipy.special
 from datasets_rasters_test import TRANSFORM, write_tiff
 from PIL import Image
 from runs_for_tests import config_of, prepare, save_run
 
 from pcejax import datasets, map_files, predict, raster_maps, trained
+from pcejax.calibration import Calibration
 from pcejax.class_maps import open_map, strips
 from pcejax.errors import UserError
 from pcejax.legend import DEEPGLOBE, IGNORE
@@ -59,6 +61,26 @@ def test_a_raster_is_mapped_by_strips_as_a_whole_image_is(workdir, tmp_path, mov
     assert "predict: images 1/1" in told
     share = np.mean(ids[0][~nodata] == 3)
     assert (f"forest {share:.0%}" in told) == (share >= 0.005)
+
+
+def test_a_temperature_changes_probabilities_and_no_class_and_the_files_tell(workdir, tmp_path, capsys):
+    image = random_image((60, 70))
+    write_tiff(tmp_path / "a.tif", image)
+    plain = trained.load(workdir)
+    logits = plain.map_image(plain.variables, image)
+    for name, fitted in (("plain", None), ("warm", Calibration(2.5, 24, 6))):
+        told = "calibrated by temperature 2.500, fitted on 24 points" if fitted else "uncalibrated"
+        outputs = {n: tmp_path / f"{name}_{n}.tif" for n in ("classes", "confidence", "probabilities")}
+        raster_maps.map_raster(plain._replace(calibration=fitted), tmp_path / "a.tif", outputs)
+        np.testing.assert_array_equal(read(outputs["classes"])[0][0], logits.argmax(-1))
+        p = scipy.special.softmax(logits / (fitted.temperature if fitted else 1), -1)
+        for n, expected in (("confidence", p.max(-1)[None]), ("probabilities", np.moveaxis(p, -1, 0))):
+            assert np.abs(read(outputs[n])[0] / map_files.SHARES - expected).max() <= 0.5001 / map_files.SHARES
+            with rasterio.open(outputs[n]) as file:
+                assert file.tags()["calibration"] == told
+                assert file.descriptions == ((f"confidence, {told}",) if n == "confidence" else DEEPGLOBE.names[:6])
+    predict.predict(workdir, str(tmp_path / "a.tif"), tmp_path / "out", confidence=True)
+    assert "predict: confidence: uncalibrated" in capsys.readouterr().out
 
 
 def test_a_map_is_read_by_area_estimation_as_it_was_written(workdir, tmp_path):

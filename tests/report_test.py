@@ -29,6 +29,10 @@ def evaluation(split="test", **changes):
         "iou": {"water": 0.51234, "barren": None},
         "overall_accuracy": 0.71234,
         "kappa": 0.41234,
+        "calibration": "uncalibrated",
+        "temperature": None,
+        "expected_calibration_error": None,
+        "expected_calibration_error_uncalibrated": 0.15678,
         "miou_interval_over_tiles": [0.31234, 0.91234],
         "legend": {"names": ["water", "barren"], "colors": [[0, 0, 255], [255, 255, 255]], "has_unknown": False},
         "majority_class": "water",
@@ -38,6 +42,7 @@ def evaluation(split="test", **changes):
             "labels_per_tile": [17, 28],
             "label_counts": {"water": 61, "barren": 0, "forest": 19},
             "point_counts": {},
+            "held_out_counts": {},
             "underfull": {},
             "class_weights": {"water": 1.0, "barren": 1.0},
         },
@@ -83,6 +88,23 @@ def test_the_page_tells_what_taught_the_run(tmp_path):
         "water 61, forest 19; points clicked: water 5, forest 8; fewer points than the budget, on so many tiles: "
         "forest 3." in text
     )
+
+
+def test_the_page_tells_how_sure_maps_are_and_whether_they_should_be(tmp_path):
+    plain = make_workdir(tmp_path, evaluation(), name="plain")
+    save_image(runs.pictures_folder(plain, "test") / "test_0000.png", (20, 30))
+    text = page_of(plain).text
+    assert "kappa 0.412; expected calibration error 0.157, uncalibrated." in text
+    assert "confidence (white is sure; uncalibrated)" in text
+    told = "calibrated by temperature 1.732, fitted on 24 points"
+    fitted = evaluation(temperature=1.7321, calibration=told, expected_calibration_error=0.04567)
+    fitted["points"] |= {"point_counts": {"water": 5}, "held_out_counts": {"water": 2}}
+    workdir = make_workdir(tmp_path, fitted, name="fitted")
+    save_image(runs.pictures_folder(workdir, "test") / "test_0000.png", (20, 30))
+    text = page_of(workdir).text
+    assert f"kappa 0.412; expected calibration error 0.046, {told}, and 0.157 without." in text
+    assert "points clicked: water 5; of them held out: water 2" in text
+    assert "confidence (white is sure; calibrated)" in text
 
 
 def test_a_fit_is_called_no_test(tmp_path):

@@ -41,6 +41,7 @@ def tile_set_of(shapes):
         [a[1] for a in arrays],
         weights,
         [None] * count,
+        [None] * count,
         [()] * count,
     )
 

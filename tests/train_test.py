@@ -1,6 +1,7 @@
 """The loop in this process: what it refuses, how often it compiles, where it stops."""
 
 import itertools
+import json
 
 import jax
 import numpy as np
@@ -295,6 +296,25 @@ def test_a_run_without_a_split_to_score_trains_scores_nothing_and_is_done(data_d
     monkeypatch.setattr(train.tiles, "load", None)
     assert run(data_dir, tmp_path, **unscored) == {}
     assert capsys.readouterr().out == f"{tmp_path}: done already, 4 steps trained\n"
+
+
+def test_a_run_is_done_when_its_maps_are_calibrated_by_points_that_did_not_teach_it(data_dir, tmp_path, capsys):
+    fields = {"data.eval_split": "", "train.num_steps": 2, "points.held_out": 1}
+    run(data_dir, tmp_path, **fields)
+    path = tmp_path / "calibration.json"
+    found = json.loads(path.read_text())
+    with Checkpoints(tmp_path) as checkpoints:
+        about = checkpoints.about()
+    assert (found["step"], found["num_points"]) == (2, sum(about["held_out_counts"].values()))
+    # Four points a class and tile, and with a point a pixel: what is clicked is what is held out and what teaches.
+    assert sum(about["point_counts"].values()) == found["num_points"] + sum(about["label_counts"].values())
+    assert f"maps: calibrated by temperature {found['temperature']:.3f}, fitted on" in capsys.readouterr().out
+    path.unlink()  # as of a run that was cut before
+    run(data_dir, tmp_path, **fields)
+    assert json.loads(path.read_text()) == found
+    capsys.readouterr()
+    run(data_dir, tmp_path, **fields)
+    assert "done already" in capsys.readouterr().out
 
 
 def test_a_checkpoint_follows_all_records_of_its_step_and_comes_before_the_last_scores(data_dir, tmp_path, monkeypatch):

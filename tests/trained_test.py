@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from runs_for_tests import config_of, prepare, save_image, save_run
 
-from pcejax import datasets, models, runs, tiles, trained
+from pcejax import datasets, models, runs, tiles, trained, writers
 from pcejax.errors import UserError
 from pcejax.legend import DEEPGLOBE
 
@@ -46,6 +46,21 @@ def test_maps_come_from_the_running_means(data_dir, tmp_path):
 @pytest.mark.parametrize(("train_unknown", "expected"), [(False, 6), (True, 7)])
 def test_unknown_has_a_logit_only_where_it_is_trained(train_unknown, expected):
     assert trained.num_logits(config_of("data", train_unknown=train_unknown), DEEPGLOBE) == expected
+
+
+def test_a_temperature_is_taken_only_if_it_was_fitted_at_the_checkpoints_step(data_dir, tmp_path, capsys):
+    save_run(tmp_path, config_of(data_dir), step=5)
+    assert trained.load(tmp_path).calibration is None
+    found = {"temperature": 1.5, "num_points": 24, "step": 5}
+    writers.write_json(runs.calibration_path(tmp_path), found)
+    assert trained.load(tmp_path).calibration._asdict() == found
+    assert trained.load(tmp_path, dihedral_moves=True).calibration is None  # fitted on maps without
+    assert "passed over" not in capsys.readouterr().out
+    writers.write_json(runs.calibration_path(tmp_path), found | {"step": 4})
+    assert trained.load(tmp_path).calibration is None
+    assert "calibration.json: of step 4, and the checkpoint of step 5; passed over" in capsys.readouterr().out
+    writers.write_json(runs.calibration_path(tmp_path), {"temperature": None, "num_points": 0, "step": 5})
+    assert trained.load(tmp_path).calibration is None
 
 
 def test_a_legend_that_does_not_fit_the_model_is_told(data_dir, tmp_path, monkeypatch):
