@@ -33,7 +33,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.train.ema_decay = 0.98
     config.train.log_every_steps = 20
     config.train.checkpoint_every_steps = 700
-    config.inference.window = 192
-    config.inference.overlap = 48
+    # As the crops, whose borders the deep levels see: windows of 192 pixels cost 0.02 of mIoU, whole tiles 0.12.
+    config.inference.window = 128
+    config.inference.overlap = 64
     config.inference.batch_size = 1
     return config

@@ -47,7 +47,7 @@ def single_of(found):
 
 def arm_of(tiles, points, clicks, annotator="balanced"):
     told = {"annotator": annotator, "num_tiles": tiles, "point_counts": {"urban": clicks}}
-    return Arm("", None, Run({"tiles": str(tiles), "points": points}, 0, 0, {}, 0.0), 0.5, "", "", told, {}, {})
+    return Arm("", None, "", Run({"tiles": str(tiles), "points": points}, 0, 0, {}, 0.0), 0.5, "", "", told, {}, {})
 
 
 def test_a_curve_has_its_budgets_in_order_and_its_references_apart():

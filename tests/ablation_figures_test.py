@@ -20,7 +20,7 @@ def figures_of(about, runs):
         resamples=50,
     )
     arms = [
-        ablation_results.Arm("", None, run, 0.1 + 0.1 * index, "across", "", made_up.points_of(4, 6), {}, {})
+        ablation_results.Arm("", None, "", run, 0.1 + 0.1 * index, "across", "", made_up.points_of(4, 6), {}, {})
         for index, run in enumerate(runs)
     ]
     return arms, summary, ablation_figures.draw(about, arms, summary)

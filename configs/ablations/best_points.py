@@ -8,6 +8,7 @@ Commands, with DeepGlobe prepared as configs/unet.py says, of which eight tiles 
 
 import itertools
 import operator
+from typing import Any
 
 import ml_collections
 
@@ -34,7 +35,7 @@ _QUESTIONS = {
     "level is the recipe without one part.",
 }
 
-REMOVALS = {
+REMOVALS: dict[str, dict[str, Any]] = {
     "none": {},
     "pretrained": {"model.pretrained": False, "model.frozen_stages": 0, "model.frozen_statistics": False},
     "frozen": {
