@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from pcejax import ops
+from pcejax.group_norm import group_norm
 
 NORMS = ("group", "batch", "none")
 UPSAMPLERS = ("transposed", "bilinear", "nearest")
@@ -54,12 +55,27 @@ class Norm(nn.Module):
         scale_init = nn.initializers.zeros if self.starts_at_zero else nn.initializers.ones
         if self.kind == "group":
             groups = next(n for n in (8, 4, 2, 1) if features % n == 0)
-            return nn.GroupNorm(groups, scale_init=scale_init, dtype=self.dtype)(x)
+            return GroupNorm(groups, scale_init, self.dtype)(x)
         if self.kind == "batch":
             return nn.BatchNorm(
                 not train, momentum=0.9, scale_init=scale_init, dtype=self.dtype, axis_name=self.axis_name
             )(x)
         return x + self.param("bias", nn.initializers.zeros, (features,)).astype(self.dtype).reshape(1, 1, 1, -1)
+
+
+class GroupNorm(nn.Module):
+    """`group_norm.group_norm` and its parameters: shape unchanged, type `dtype`."""
+
+    groups: int
+    scale_init: nn.initializers.Initializer
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Each image by its own statistics."""
+        scale = self.param("scale", self.scale_init, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        return group_norm(x.astype(self.dtype), scale, bias, self.groups)
 
 
 class Conv(nn.Module):
