@@ -45,20 +45,10 @@ def measure_input(config: ml_collections.ConfigDict, num_steps: int) -> list[dic
 
     Random tiles of DeepGlobe's size at the scale of `config`, from a cache that is warm.
     """
-    rng = np.random.default_rng(0)
-    side = -(-_SIDE // tiles.reduction(config.data.scale))
     config.train.num_steps = 2 * num_steps
     rows = []
-
-    def random_image() -> np.ndarray:
-        return rng.integers(0, 256, (side, side, 3), np.uint8)
-
     with tempfile.TemporaryDirectory() as folder:
-        images = [tile_cache.mapped(Path(folder, f"{index}.npy"), random_image) for index in range(_TILES)]
-        labels = [np.where(rng.random((side, side)) < 1e-3, 0, IGNORE).astype(np.uint8) for _ in images]
-        ones = [np.ones(7, np.float32)] * _TILES
-        names = [str(index) for index in range(_TILES)]
-        tile_set = tiles.TileSet(names, images, labels, ones, [None] * _TILES, [()] * _TILES)
+        tile_set = random_tiles(config, Path(folder))
         for mode in ("device", "host"):
             config.data.tiles = mode
             cut = functools.partial(tiles.cut, size=config.data.crop) if mode == "device" else lambda batch, plan: batch
@@ -82,6 +72,20 @@ def measure_input(config: ml_collections.ConfigDict, num_steps: int) -> list[dic
                 }
             )
     return rows
+
+
+def random_tiles(config: ml_collections.ConfigDict, folder: Path) -> tiles.TileSet:
+    """Tiles of DeepGlobe's size at the scale of `config`, a thousandth of their pixels labelled, cached in `folder`."""
+    rng = np.random.default_rng(0)
+    side = -(-_SIDE // tiles.reduction(config.data.scale))
+
+    def random_image() -> np.ndarray:
+        return rng.integers(0, 256, (side, side, 3), np.uint8)
+
+    images = [tile_cache.mapped(folder / f"{index}.npy", random_image) for index in range(_TILES)]
+    labels = [np.where(rng.random((side, side)) < 1e-3, 0, IGNORE).astype(np.uint8) for _ in images]
+    names, ones = [str(index) for index in range(_TILES)], [np.ones(7, np.float32)] * _TILES
+    return tiles.TileSet(names, images, labels, ones, [None] * _TILES, [()] * _TILES)
 
 
 def measure_model(config: ml_collections.ConfigDict, size: int) -> dict[str, Any]:
@@ -261,11 +265,12 @@ def gated_crf_unfolded(
 
 
 def step_of(
-    config: ml_collections.ConfigDict, rows: int, size: int
+    config: ml_collections.ConfigDict, rows: int, size: int, *, resident: bool = False
 ) -> tuple[Any, nn.Module, optax.GradientTransformation, Callable[[], tuple[Any, ...]]]:
     """The mapped training step of `config`, its model and optimizer, and what makes its other arguments.
 
-    These are `rows` random crops on each device, their plan, and the knobs.
+    These are `rows` random crops on each device, their plan, and the knobs. `resident`: the step takes tiles instead
+    of crops, and cuts these by the plan.
     """
     tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps, config.model.frozen_stages)
     model = models.create_model(config.model, _LOGITS)
@@ -275,7 +280,7 @@ def step_of(
         terms.make_terms(config.loss),
         lambda keys, image, label: augment.Views(image, label, image, image),
         class_names=DEEPGLOBE.names[:_LOGITS],
-        cut=lambda batch, plan: batch,
+        cut=functools.partial(tiles.cut, size=config.data.crop) if resident else lambda batch, plan: batch,
         ema_decay=config.train.ema_decay,
     )
 
@@ -289,7 +294,7 @@ def step_of(
         knobs = steps.Knobs(jax.random.key_data(key), jnp.ones(_LOGITS), jnp.array(terms.make_schedules(config.loss)))
         return batch, plan, knobs
 
-    return parallel.map_train_step(step, resident=False), model, tx, make_arguments
+    return parallel.map_train_step(step, resident=resident), model, tx, make_arguments
 
 
 def _peak_bytes(compiled: Any) -> int:

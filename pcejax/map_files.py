@@ -1,13 +1,14 @@
 """Maps as GeoTIFFs, row by row: tiled, compressed, with overviews, laid out for the cloud (COG); whole or not there.
 
-Rows go into a hidden file beside the map, and GDAL makes the map of it in a second one, which is renamed at the end.
-A cut run leaves at most the hidden ones, which the next run overwrites.
+Rows and their overviews go into hidden files beside the map as they come, and GDAL makes the map of these in another
+one, which is renamed at the end. A cut run leaves at most the hidden ones, which the next run overwrites.
 """
 
 from __future__ import annotations
 
 import contextlib
 import glob
+import math
 import os
 import shutil
 import zlib
@@ -57,8 +58,6 @@ def map_file(path: Path, frame: Frame, content: Content) -> Iterator[WriteRows]:
         "driver": "GTiff",
         "dtype": "uint8",
         "count": len(content.band_names),
-        "height": frame.height,
-        "width": frame.width,
         "crs": frame.crs,
         "transform": rasterio.Affine(*frame.transform) if frame.transform else None,
         "nodata": IGNORE,
@@ -66,14 +65,19 @@ def map_file(path: Path, frame: Frame, content: Content) -> Iterator[WriteRows]:
         "blockxsize": BLOCK,
         "blockysize": BLOCK,
         "interleave": "band",
-        "compress": "deflate",
-        "zlevel": 1,
         "bigtiff": "if_safer",
     }
+    halved = _means if content.legend is None else _commonest
     with contextlib.ExitStack() as stack:
         stack.callback(_remove, rows_file, cog_file)
         with _told(path):
-            file = stack.enter_context(rasterio.open(rows_file, "w", **profile))
+            files = []
+            for number in range(_num_levels(frame)):
+                name = f"{rows_file}{'.ovr' * number}"  # GDAL takes <file>.ovr for the overview of <file>, and so on
+                height, width = (-(-side // 2**number) for side in (frame.height, frame.width))
+                file = rasterio.open(name, "w", height=height, width=width, **profile)
+                files.append(stack.enter_context(file))
+            file, level = files[0], _Level(files, halved)
             for band, name in enumerate(content.band_names, 1):
                 file.set_band_description(band, name)
             if content.legend is not None:
@@ -81,14 +85,18 @@ def map_file(path: Path, frame: Frame, content: Content) -> Iterator[WriteRows]:
                 file.update_tags(**{f"class_{n}": name for n, name in enumerate(content.legend.names)})
             else:
                 file.scales = [1 / SHARES] * len(content.band_names)
-        blocks = _WholeBlocks(path, file)
-        yield blocks.write
-        blocks.close()
+
+        def write(rows: np.ndarray) -> None:
+            with _told(path):
+                level.write(rows)
+
+        yield write
         with _told(path):
-            options = {"overview_resampling": "mode" if content.legend is not None else "average", "blocksize": BLOCK}
-            options |= {"compress": "deflate", "num_threads": "all_cpus", "bigtiff": "if_safer"}
+            level.close()
+            options = {"overviews": "force_use_existing", "blocksize": BLOCK, "bigtiff": "if_safer"}
+            options |= {"compress": "deflate", "level": 1, "num_threads": "all_cpus"}
             import_geo("rasterio.shutil").copy(rows_file, cog_file, driver="COG", **options)
-            blocks.check(cog_file)
+            level.check(cog_file)
             with open(cog_file, "rb") as finished:
                 os.fsync(finished)  # some disks and quotas tell that they are full only now
             if content.legend is not None:
@@ -103,14 +111,19 @@ def files_of(path: Path) -> list[Path]:
 
 def needed_bytes(frame: Frame, num_bands: int) -> int:
     """Upper bound of what writing a map takes on the disk: its rows and the map, with overviews, uncompressed."""
-    return frame.height * frame.width * num_bands * 7 // 3 + 1_000_000
+    blocks = -(-frame.height // BLOCK) * -(-frame.width // BLOCK)
+    return blocks * BLOCK**2 * num_bands * 8 // 3 + 1_000_000
 
 
-class _WholeBlocks:
-    """Writes rows once they fill a row of blocks, so that none is compressed twice; keeps their check sums."""
+class _Level:
+    """A map, or an overview of it: writes rows to a file once they fill a row of blocks, and half of them to the next.
 
-    def __init__(self, path: Path, file: Any):
-        self._path, self._file = path, file
+    So no block is written twice. It keeps their check sums.
+    """
+
+    def __init__(self, files: list[Any], halved: Callable[[np.ndarray], np.ndarray]):
+        self._file, self._halved = files[0], halved
+        self._smaller = _Level(files[1:], halved) if files[1:] else None
         self._waiting: list[np.ndarray] = []
         self._digests: dict[tuple[int, int], int] = {}
         self._written = 0
@@ -127,23 +140,55 @@ class _WholeBlocks:
     def close(self) -> None:
         """Writes what waits."""
         self._flush(np.concatenate(self._waiting, 1))
-        with _told(self._path):
-            self._file.close()
+        self._file.close()
+        if self._smaller is not None:
+            self._smaller.close()
 
-    def check(self, path: Path) -> None:
+    def check(self, path: Path, overview: int = -1) -> None:
         """Reads a copy back: on a full disk GDAL may close a file of which it could not write all, and say nothing."""
-        with import_geo("rasterio").open(path) as file:
+        with import_geo("rasterio").open(path, **{"overview_level": overview} if overview >= 0 else {}) as file:
             for place, digest in self._digests.items():
-                if zlib.crc32(file.read(window=(place, (0, file.width))).tobytes()) != digest:
+                if zlib.crc32(file.read(window=(place, (0, file.width)))) != digest:
                     raise OSError("what was written does not read back")
+        if self._smaller is not None:
+            self._smaller.check(path, overview + 1)
 
     def _flush(self, rows: np.ndarray) -> None:
+        if not rows.shape[1]:
+            return
         place = self._written, self._written + rows.shape[1]
-        if rows.shape[1]:
-            with _told(self._path):
-                self._file.write(rows, window=(place, (0, rows.shape[2])))
-            self._digests[place] = zlib.crc32(rows.tobytes())
+        self._file.write(rows, window=(place, (0, rows.shape[2])))
+        self._digests[place] = zlib.crc32(rows.tobytes())
         self._written = place[1]
+        if self._smaller is not None:
+            self._smaller.write(self._halved(rows))
+
+
+def _num_levels(frame: Frame) -> int:
+    """With the overviews, the last of which is a block or less."""
+    return 1 + max(0, math.ceil(math.log2(max(frame.height, frame.width) / BLOCK)))
+
+
+def _quarters(rows: np.ndarray) -> list[np.ndarray]:
+    """The four pixels of each square of two by two in rows `[bands, h, W]`, which are filled up by their edge."""
+    _, height, width = rows.shape
+    even = np.pad(rows, [(0, 0), (0, height % 2), (0, width % 2)], mode="edge")
+    return [np.ascontiguousarray(even[:, row::2, col::2]) for row in (0, 1) for col in (0, 1)]
+
+
+def _commonest(rows: np.ndarray) -> np.ndarray:
+    """Class ids at half the resolution: of each four pixels the commonest one, of two that are twice there either."""
+    a, b, c, d = _quarters(rows)
+    return np.where((b == c) | (b == d), b, np.where(c == d, c, a))
+
+
+def _means(rows: np.ndarray) -> np.ndarray:
+    """Numbers at half the resolution: of each four pixels the mean of those with data, rounded."""
+    quarters = _quarters(rows)
+    counts = sum((part != IGNORE).astype(np.uint16) for part in quarters)
+    sums = sum(np.where(part == IGNORE, np.uint16(0), part) for part in quarters)
+    means = (sums + counts // 2) // np.maximum(counts, 1)
+    return np.where(counts > 0, means, IGNORE).astype(np.uint8)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from pcejax.train_state import create_train_state
 _LABELLED = 0.01  # of the pixels
 _PEAKS = {"NVIDIA H100": 989e12, "NVIDIA H200": 989e12, "NVIDIA A100": 312e12}  # FLOP/s in bfloat16, dense; datasheets
 SETTINGS = {
-    "pcejax": {},
+    # Several share the card: each takes what it needs, up to all of it.
+    "pcejax": {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"},
     "torch": {},
     "torch, allocator tuned": {
         "MALLOC_MMAP_MAX_": "0",
@@ -42,19 +43,31 @@ SETTINGS = {
 }
 """Who is measured, and the environment that each gets."""
 
+EAGER = ("pcejax", "torch", "torch, allocator tuned")
+
+
+class WorkerFailed(RuntimeError):
+    """One who is measured ended or raised; the message names who, and why where that is known."""
+
 
 def measure(
-    config: ml_collections.ConfigDict, what: str, size: int, num_rounds: int, num_steps: int, *, compiled: bool
+    config: ml_collections.ConfigDict,
+    what: str,
+    size: int,
+    num_rounds: int,
+    num_steps: int,
+    names: Sequence[str] = EAGER,
 ) -> dict[str, Any]:
-    """Seconds of a training step ("step") or of mapping one image ("infer"), ours and PyTorch's where it is installed.
+    """Seconds of a training step or of mapping one image ("infer"), ours and PyTorch's where it is installed.
 
     Args:
       config: its model, data.crop as the side of a crop, train.batch_size crops.
-      what: "step" | "infer".
+      what: "step", of the same batch again and again | "fed step", of what the input pipeline brings in the mode
+        data.tiles, which is ours alone | "infer".
       size: side of the image that is mapped; a step takes crops.
       num_rounds: in each, all have their turn.
       num_steps: of a turn.
-      compiled: whether torch.compile has a turn as well.
+      names: of `SETTINGS`, who is measured; those of PyTorch where it is installed.
 
     Returns:
       "rows", one for each that was measured: seconds (median over all rounds), by round, ratio to "torch", peak memory;
@@ -62,23 +75,21 @@ def measure(
 
     Raises:
       UserError: PyTorch's side has no such model.
+      WorkerFailed: one of them lacked memory, or ended for another reason.
     """
     jax.config.update("jax_platforms", "cpu")  # the workers need the accelerator for themselves
-    side, batch = (config.data.crop, config.train.batch_size) if what == "step" else (size, 1)
-    torch = importlib.util.find_spec("torch") is not None
-    names = [
-        "pcejax",
-        *(["torch", "torch, allocator tuned", *(["torch.compile"] if compiled else [])] if torch else []),
-    ]
+    side, batch = (size, 1) if what == "infer" else (config.data.crop, config.train.batch_size)
+    if not has_torch():
+        names = [name for name in names if name == "pcejax"]
     model = config.model
-    if torch and (model.fusion.at or model.residual or model.norm == "none" or model.dropout):
+    if {*names} - {"pcejax"} and (model.fusion.at or model.residual or model.norm == "none" or model.dropout):
         raise UserError(
             "PyTorch's side has U-Nets with a norm, without fusion, residuals and dropout alone; expected one"
         )
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         spec = _write_inputs(Path(folder), config, what, side, batch, num_steps)
         workers = {name: stack.enter_context(_worker(name, spec, Path(folder))) for name in names}
-        agreement = _compare(workers, Path(folder)) if torch and what == "step" else {}
+        agreement = _compare(workers, Path(folder)) if what == "step" and {"pcejax", "torch"} <= {*names} else {}
         rounds: dict[str, list[list[float]]] = {name: [] for name in names}
         progress, answers = writers.Progress(num_rounds), {}
         for done in range(num_rounds):
@@ -86,9 +97,9 @@ def measure(
                 answers[name] = ask("round")
                 rounds[name].append(answers[name]["seconds"])
             print(f"rounds {progress.line(done + 1)}", flush=True)
-        kernels = workers["pcejax"]("kernels")
+        shares = workers["pcejax"]("kernels")["shares"] if "pcejax" in names else {}
     flops = summary.flops(models.create_model(model, DEEPGLOBE.num_known), (batch, side, side, 3))
-    flops *= 3 if what == "step" else 1  # backward, as much for the input's gradient and again for the kernels'
+    flops *= 1 if what == "infer" else 3  # backward, as much for the input's gradient and again for the kernels'
     rows: list[dict[str, Any]] = []
     for name in names:
         medians = [float(np.median(turn)) for turn in rounds[name]]
@@ -102,17 +113,22 @@ def measure(
         row["peak_bytes"] = answers[name]["peak_bytes"]
         row["version"] = answers[name]["version"]
         rows.append(row)
-    if torch:
+    if "torch" in names:
         by_round = {row["name"]: np.array(row["seconds_by_round"]) for row in rows}
         for row in rows:
             row["ratios"] = (by_round[row["name"]] / by_round["torch"]).tolist()
-    device = kernels.pop("device")
+    device = answers[names[0]]["device"]
     peak = next((peak for name, peak in _PEAKS.items() if device.startswith(name)), None)
     if peak:
         for row in rows:
             row["mfu"] = row["flops_per_second"] / peak
     about = {"what": what, "side": side, "batch_size": batch, "device": device, "cores": os.cpu_count()}
-    return {"rows": rows, "agreement": agreement, "kernels": kernels["shares"], **about}
+    return {"rows": rows, "agreement": agreement, "kernels": shares, **about}
+
+
+def has_torch() -> bool:
+    """Whether PyTorch is installed (extra `bench`)."""
+    return importlib.util.find_spec("torch") is not None
 
 
 def describe(result: dict[str, Any]) -> str:
@@ -130,8 +146,10 @@ def describe(result: dict[str, Any]) -> str:
         lines.append(line)
     if result["agreement"]:
         lines.append(", ".join(f"{name} {value:.1e}" for name, value in result["agreement"].items()))
-    shares = ", ".join(f"{name} {share:.0%}" for name, share in result["kernels"].items())
-    return "\n".join([*lines, f"time of our kernels: {shares}"])
+    if result["kernels"]:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in result["kernels"].items())
+        lines.append(f"time of our kernels: {shares}")
+    return "\n".join(lines)
 
 
 def _write_inputs(
@@ -173,14 +191,12 @@ def _worker(name: str, spec: Path, folder: Path) -> Iterator[Callable[[str], dic
         "compile": name == "torch.compile",
     }
     writers.write_json(own, told)
-    # Two share the card: each takes what it needs.
-    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | SETTINGS[name]
     with subprocess.Popen(
         [sys.executable, "-m", module, str(own)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=environment,
+        env=os.environ | SETTINGS[name],
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -191,10 +207,13 @@ def _worker(name: str, spec: Path, folder: Path) -> Iterator[Callable[[str], dic
             stdin.flush()
             answer = stdout.readline()
             if not answer:
-                raise RuntimeError(
+                raise WorkerFailed(
                     f"{name}: the process ended with {process.wait()} at {command!r}; its error is above"
                 )
-            return json.loads(answer)
+            told = json.loads(answer)
+            if "error" in told:
+                raise WorkerFailed(f"{name}: {told['error']}; the whole error is above")
+            return told
 
         try:
             yield ask

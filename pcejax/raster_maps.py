@@ -61,9 +61,10 @@ def map_raster(model: trained.Trained, path: Path, outputs: dict[str, Path]) -> 
 
         def take(maps: dict[str, np.ndarray]) -> int:
             valid = source.valid_rows(maps["classes"].shape[1])
+            maps = {name: np.where(valid, rows, np.uint8(IGNORE)) for name, rows in maps.items()}
             for name, rows in maps.items():
-                write[name](np.where(valid, rows, np.uint8(IGNORE)))
-            counts[:] += np.bincount(maps["classes"][0][valid], minlength=len(counts))
+                write[name](rows)
+            counts[:] += [np.count_nonzero(maps["classes"] == class_id) for class_id in range(len(counts))]
             return len(valid)
 
         strips = model.map_rows(model.variables, source.read, shape, _finisher(tuple(outputs)))
@@ -91,7 +92,7 @@ class _Source:
         """Rows `[first, stop)`: pixels `[rows, W, bands]`, 0 where there are no data."""
         pixels, valid = self._file.read(first, stop, self._bands.chosen)
         self._valid.append(valid)
-        return np.where(valid[..., None], pixels, pixels.dtype.type(0))
+        return pixels if valid.all() else np.where(valid[..., None], pixels, pixels.dtype.type(0))
 
     def valid_rows(self, count: int) -> np.ndarray:
         """Whether there are data in the next rows: bool `[count, W]`."""

@@ -25,12 +25,13 @@ ReadRows = Callable[[int, int], np.ndarray]
 """Native rows from the first to before the second of an image: `[rows, W, bands]`. Each is asked for once, in order."""
 
 Finish = Callable[[jax.Array], Any]
-"""Logits float32 `[C, h, W]` at native resolution -> arrays `[..., h, W]`, on the device and compiled."""
+"""Logits float32 `[C, h, W]` -> arrays `[..., h, W]`, each pixel by itself, on the device and compiled."""
 
 MapRows = Callable[..., Generator[Any, None, None]]
 """See `make_mapper`."""
 
-_NATIVE_ROWS = 256  # that are read, or enlarged, at a time; of any reduction a multiple
+_READ_ROWS = 512  # native, at a time: whole rows of most files' blocks, which are decompressed at each reading
+_ENLARGED_ROWS = 256  # native, at a time; both are multiples of any reduction
 
 
 def window_starts(size: int, window: int, overlap: int) -> list[int]:
@@ -85,21 +86,20 @@ def make_mapper(
         height, width = (-(-n // factor) for n in shape[:2])
         starts, cols = (window_starts(max(n, window), window, overlap) for n in (height, width))
         row_weights, col_weights = (window_weights(max(n, window), window, overlap) for n in (height, width))
-        chunk = min(height, max(1, _NATIVE_ROWS // factor))
+        chunk = min(height, max(1, _ENLARGED_ROWS // factor))
         sums: Any = None
         waiting: list[tuple[int, Any]] = []
         previous: Any = None
         with contextlib.closing(ahead(read_strips(read, shape, starts, window, factor))) as strips:
             for index, (start, strip) in enumerate(zip(starts, strips, strict=True)):
                 for windows, places, weights in _calls(strip, cols, col_weights, batch):
-                    placed = parallel.replicate((places, row_weights[index], weights))
                     for move in moves:
                         logits = mapped_step(variables, parallel.shard_rows(_moved(windows, move)))
                         if sums is None:
                             # Two rows above the window: what is handed out from it, and that row's neighbour.
                             size = (logits.shape[-1] + 1, window + 2, max(width, window))
                             sums = parallel.replicate(np.zeros(size, np.float32))
-                        sums = _add(sums, logits, *placed, move=move)
+                        sums = _add(sums, logits, places, row_weights[index], weights, move=move)
                         if previous is not None:
                             previous.block_until_ready()  # no more than two calls' logits are kept
                         previous = logits
@@ -109,13 +109,13 @@ def make_mapper(
                 done, waiting = waiting, []
                 for first in range(begin, end, chunk):
                     rows = np.clip(np.arange(first - 1, first + chunk + 1), 0, height - 1) - start + 2
-                    placed = parallel.replicate(np.clip(rows, 0, window + 1).astype(np.int32))
-                    outputs = _finished(sums, placed, factor=factor, width=width, finish=finish)
+                    rows = np.clip(rows, 0, window + 1).astype(np.int32)
+                    outputs = _finished(sums, rows, factor=factor, width=width, finish=finish)
                     waiting.append(
                         (min((min(first + chunk, end) - first) * factor, shape[0] - first * factor), outputs)
                     )
                 if not last:
-                    sums = _shifted(sums, parallel.replicate(np.int32(starts[index + 1] - start)))
+                    sums = _shifted(sums, np.int32(starts[index + 1] - start))
                 yield from _fetched(done, shape[1])
         yield from _fetched(waiting, shape[1])
 
@@ -136,17 +136,17 @@ def read_strips(
     read: ReadRows, shape: tuple[int, ...], starts: list[int], window: int, factor: int
 ) -> Iterator[np.ndarray]:
     """The pixels `[window, W, bands]` under each row of windows, reduced; what lies beyond a small image, reflected."""
-    strip, end = None, 0
+    rows: list[np.ndarray] = []
+    done = above = 0  # native rows that were read; reduced ones that lie above `rows`
     for start in starts:
-        stop = start + window
-        last = min(stop * factor, shape[0])
-        places = [(row, min(row + _NATIVE_ROWS, last)) for row in range(end * factor, last, _NATIVE_ROWS)]
-        new = np.concatenate([tiles.reduce_image(read(*place), factor) for place in places])
-        padding = [(0, max(0, window - n)) for n in (*(new.shape[:1] if strip is None else (window,)), new.shape[1])]
-        new = np.pad(new, [*padding, (0, 0)], mode="symmetric")
-        strip = new if strip is None else np.concatenate([strip[len(new) :], new])
-        end = stop
-        yield strip
+        while done < min((start + window) * factor, shape[0]):
+            end = min(done + _READ_ROWS, shape[0])
+            rows.append(tiles.reduce_image(read(done, end), factor))
+            done = end
+        rows = [np.concatenate(rows)[start - above :]]
+        above = start
+        strip = rows[0][:window]
+        yield np.pad(strip, [*((0, max(0, window - n)) for n in strip.shape[:2]), (0, 0)], mode="symmetric")
 
 
 def _calls(
@@ -203,26 +203,37 @@ def _shifted(sums: jax.Array, rows: jax.Array) -> jax.Array:
 def _finished(sums: jax.Array, rows: jax.Array, factor: int, width: int, finish: Finish) -> Any:
     """What `finish` makes of the given rows but the first and the last, which are their neighbours."""
     chosen = sums[:, rows, :width]
-    return finish(enlarge(chosen[:-1] / chosen[-1:], factor))
+    return enlarge(chosen[:-1] / chosen[-1:], factor, finish)
 
 
-def enlarge(logits: jax.Array, factor: int) -> jax.Array:
-    """Logits `[C, h + 2, w]`, a neighbouring row on either side, interpolated: float32 `[C, h factor, w factor]`."""
+def enlarge(logits: jax.Array, factor: int, finish: Finish) -> Any:
+    """Logits `[C, h + 2, w]`, a neighbouring row on either side -> finish(them at `[C, h factor, w factor]`), bilinear.
+
+    Each of the pixels that one becomes is finished before they are put together: on CPUs, putting together all their
+    logits takes longer than all the rest.
+    """
     if factor == 1:
-        return logits[:, 1:-1]
+        return finish(logits[:, 1:-1])
     wide = jnp.concatenate([logits[..., :1], logits, logits[..., -1:]], -1)
-    return _interpolated(_interpolated(wide, factor, 1), factor, 2)
+    lines = [[finish(x) for x in _phases(line, factor, 2)] for line in _phases(wide, factor, 1)]
+
+    def together(*phases: jax.Array) -> jax.Array:
+        *rest, height, width = phases[0].shape
+        rows = [jnp.stack(phases[n : n + factor], -1) for n in range(0, factor**2, factor)]
+        return jnp.stack(rows, -3).reshape(*rest, height * factor, width * factor)
+
+    return jax.tree.map(together, *(x for line in lines for x in line))
 
 
-def _interpolated(x: jax.Array, factor: int, axis: int) -> jax.Array:
-    """Linear, between the centres of pixels; the first and the last one are neighbours alone."""
+def _phases(x: jax.Array, factor: int, axis: int) -> Iterator[jax.Array]:
+    """Of all pixels the first that each becomes along an axis, the second, ..: linear between the centres of pixels.
+
+    The first and the last one of `x` are neighbours alone.
+    """
     before, here, after = (jax.lax.slice_in_dim(x, n, x.shape[axis] - 2 + n, axis=axis) for n in range(3))
-    phases = []
     for phase in range(factor):
         place = (phase + 0.5) / factor - 0.5
-        phases.append(here * (1 - abs(place)) + (before if place < 0 else after) * abs(place))
-    stacked = jnp.stack(phases, axis + 1)
-    return stacked.reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
+        yield here * (1 - abs(place)) + (before if place < 0 else after) * abs(place)
 
 
 def _fetched(outputs: list[tuple[int, Any]], width: int) -> Iterator[Any]:

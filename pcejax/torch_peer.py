@@ -11,6 +11,7 @@ import json
 import resource
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -221,14 +222,20 @@ def main(path: Path) -> None:
     spec = json.loads(path.read_text())
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(spec["threads"])
+    torch.backends.cudnn.benchmark = True
     rounds = None
     for line in sys.stdin:
         command = line.strip()
-        if command == "round":
-            rounds = rounds or _rounds(spec, device)
-            answer: dict[str, Any] = {"seconds": next(rounds)}
-        else:
-            answer = _check(spec, device, getattr(torch, command))
+        try:
+            if command == "round":
+                rounds = rounds or _rounds(spec, device)
+                answer: dict[str, Any] = {"seconds": next(rounds)}
+            else:
+                answer = _check(spec, device, getattr(torch, command))
+        except Exception as error:  # such as memory that is too small: who asked decides what follows
+            traceback.print_exc()
+            answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+        answer["device"] = torch.cuda.get_device_name() if device == "cuda" else "cpu"
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         answer["peak_bytes"] = torch.cuda.max_memory_allocated() if device == "cuda" else peak
         answer["version"] = torch.__version__

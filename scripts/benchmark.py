@@ -4,8 +4,11 @@
 scripts/benchmark.py step [--rounds=5] [--steps=5] [--config.data.crop=256] [--config.train.batch_size=4] [--compiled]
                                                                          a training step beside PyTorch's
 scripts/benchmark.py infer [--size=512]                                  mapping an image beside PyTorch
+scripts/benchmark.py gpu [--widths=32,64] [--batches=16,32,64,128,256] [--steps=40] [--config.data.crop=512]
+                                                                         all of training on an accelerator, in bfloat16
 scripts/benchmark.py input [--steps=40] [--config.data.host_threads=2]   crops a second that reach the device
 scripts/benchmark.py models [--size=512]                                 what each config's model costs
+scripts/benchmark.py ops [--steps=5] [--config.train.batch_size=4]       each form of pcejax/ops.py beside the plain one
 scripts/benchmark.py losses [--steps=5] [--config.data.crop=128]         what each term of the loss costs
 scripts/benchmark.py faults [--kills=40] [--seed=0]                      whether runs that are killed lose anything
 scripts/benchmark.py predict [--side=10000]                              how fast a large GeoTIFF is mapped
@@ -29,13 +32,17 @@ _ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns that we and PyTorch have each
 _COMPILED = flags.DEFINE_bool("compiled", False, "Whether torch.compile has a turn as well.")
 _KILLS = flags.DEFINE_integer("kills", 40, "Times that a process is killed.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments of the kills.")
+_WIDTHS = flags.DEFINE_list("widths", "32,64", "Features of the first level of the models that are measured.")
+_BATCHES = flags.DEFINE_list("batches", "16,32,64,128,256", "Crops of a batch, in turn until memory ends.")
+_TILE = flags.DEFINE_integer("tile", 2448, "Side of the whole tile.")
 _STEPS = flags.DEFINE_integer("steps", 40, "Steps that are measured; as many before them warm up.")
 
 
 def measure_beside_torch(what: str) -> None:
     from pcejax import peers, writers
 
-    result = peers.measure(_CONFIG.value, what, _SIZE.value, _ROUNDS.value, _STEPS.value, compiled=_COMPILED.value)
+    names = [*peers.EAGER, *(["torch.compile"] if _COMPILED.value else [])]
+    result = peers.measure(_CONFIG.value, what, _SIZE.value, _ROUNDS.value, _STEPS.value, names)
     print(peers.describe(result), flush=True)
     if _JSON.value:
         writers.write_json(Path(_JSON.value), result)
@@ -47,6 +54,19 @@ def measure_step() -> None:
 
 def measure_infer() -> None:
     measure_beside_torch("infer")
+
+
+def measure_gpu() -> None:
+    from pcejax import gpu_benchmark, writers
+
+    widths, batches = ([int(number) for number in flag.value] for flag in (_WIDTHS, _BATCHES))
+    rows = []
+    for row in gpu_benchmark.measure_gpu(_CONFIG.value, widths, batches, _TILE.value, _STEPS.value):
+        print(gpu_benchmark.describe(row), flush=True)
+        rows.append(row)
+        if _JSON.value:
+            writers.write_json(Path(_JSON.value), rows)
+    sys.exit(any("error" in row and not gpu_benchmark.lacks_memory(row) for row in rows))
 
 
 def measure_input() -> None:
@@ -79,6 +99,21 @@ def measure_losses() -> None:
         cost = f"step {row['step_seconds']:.3f} s, {row['share_of_step']:.1%} of it" if "step_seconds" in row else ""
         cost = cost or f"{row['seconds']:.4f} s"
         print(f"{row['term']}: {cost}, peak {row['peak_bytes'] / 1e9:.2f} GB, {row['shape']}", flush=True)
+    if _JSON.value:
+        writers.write_json(Path(_JSON.value), rows)
+
+
+def measure_ops() -> None:
+    from pcejax import ops_benchmark, writers
+
+    rows = ops_benchmark.measure_ops(_CONFIG.value, _STEPS.value)
+    print("milliseconds, ours / plain: forward; with the gradient")
+    for row in rows:
+        told = (
+            " / ".join(f"{1e3 * row[f'{what}_{which}']:.1f}" for which in ("seconds", "plain_seconds"))
+            for what in ("forward", "forward_backward")
+        )
+        print(f"{row['op']} {' '.join(map(str, row['shapes']))}: {'; '.join(told)}", flush=True)
     if _JSON.value:
         writers.write_json(Path(_JSON.value), rows)
 
@@ -131,10 +166,12 @@ def measure_restarts() -> None:
 if __name__ == "__main__":
     commands = (
         measure_faults,
+        measure_gpu,
         measure_infer,
         measure_input,
         measure_losses,
         measure_models,
+        measure_ops,
         measure_predict,
         measure_restarts,
         measure_step,

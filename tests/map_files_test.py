@@ -82,6 +82,43 @@ def test_overviews_hold_the_commonest_class_and_no_class_that_is_not_there(tmp_p
     assert (small[300:] == 2).all()
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (512, 512), (513, 3), (1025, 1500), (700, 4097)])
+def test_each_overview_is_half_of_the_one_before_down_to_a_block(tmp_path, shape):
+    ids = random_ids((1, *shape))
+    path = write(tmp_path / "a.tif", ids)
+    sizes = [shape]
+    while max(sizes[-1]) > 512:
+        sizes.append(tuple(-(-side // 2) for side in sizes[-1]))
+    with rasterio.open(path) as file:
+        assert len(file.overviews(1)) == len(sizes) - 1
+    above = ids[0]
+    for level, (height, width) in enumerate(sizes[1:]):
+        with rasterio.open(path, overview_level=level) as file:
+            here = file.read(1)
+        assert here.shape == (height, width)
+        # The commonest of each four: no other one is there more often.
+        even = np.pad(above, [(0, 2 * height - above.shape[0]), (0, 2 * width - above.shape[1])], mode="edge")
+        four = even.reshape(height, 2, width, 2).transpose(0, 2, 1, 3).reshape(height, width, 4)
+        counts = (four[..., None] == four[..., None, :]).sum(-1)
+        np.testing.assert_array_equal((four == here[..., None]).sum(-1), counts.max(-1))
+        above = here
+
+
+def test_overviews_of_probabilities_are_means_of_what_has_data(tmp_path):
+    rows = np.random.default_rng(0).integers(0, map_files.SHARES + 1, (2, 700, 530), np.uint8)
+    rows[:, 10:50, 21:90] = IGNORE
+    rows[1, :, 300:] = map_files.SHARES
+    path = write(tmp_path / "p.tif", rows, map_files.Content(["wood", "field"]))
+    with rasterio.open(path, overview_level=0) as file:
+        small = file.read()
+    four = np.where(rows == IGNORE, np.nan, rows.astype(float)).reshape(2, 350, 2, 265, 2)
+    empty = np.isnan(four).all((2, 4))
+    assert empty.sum() == 2 * 20 * 34
+    np.testing.assert_array_equal(small == IGNORE, empty)
+    means = np.nanmean(np.where(empty[:, :, None, :, None], 0, four), (2, 4))
+    assert np.abs(small - means)[~empty].max() <= 0.5
+
+
 def test_gdal_tells_the_classes_by_name(tmp_path):
     path = write(tmp_path / "a.tif", random_ids())
     text = map_files.files_of(path)[1].read_text()
@@ -130,11 +167,11 @@ from pcejax.legend import DEEPGLOBE
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then writing on fails, as on a full disk
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
-ids = np.random.default_rng(0).integers(0, 7, (1, 1100, 1000), np.uint8)
-frame = Frame(1100, 1000, (10.0, 0.0, 342170.0, 0.0, -10.0, 3836350.0), "EPSG:32652")
+ids = np.random.default_rng(0).integers(0, 256, (1, 1536, 1024), np.uint8)
+frame = Frame(1536, 1024, (10.0, 0.0, 342170.0, 0.0, -10.0, 3836350.0), "EPSG:32652")
 try:
     with map_files.map_file(Path(sys.argv[1]), frame, map_files.Content(["class"], DEEPGLOBE)) as take:
-        for first in range(0, 1100, 300):
+        for first in range(0, 1536, 300):
             take(ids[:, first : first + 300])
             if sys.argv[3] == str(first):
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -151,7 +188,7 @@ def run_script(path, limit, killed_at=-1):
 def test_a_disk_that_becomes_full_is_told_and_leaves_nothing(tmp_path):
     assert run_script(tmp_path / "fits.tif", 10**8).returncode == 0
     size = (tmp_path / "fits.tif").stat().st_size
-    # The rows do not fit; the map does not, which is larger by its overview; all but the last block of it fits.
+    # The rows do not fit; the map does not, which has its overviews in it; all but the last block of it fits.
     for share in (0.3, 0.9, 0.999):
         ended = run_script(tmp_path / "a.tif", int(size * share))
         assert ended.returncode == 1, ended.stderr
@@ -162,6 +199,6 @@ def test_a_disk_that_becomes_full_is_told_and_leaves_nothing(tmp_path):
 
 def test_a_killed_run_leaves_no_map_and_the_next_one_clears_up(tmp_path):
     assert run_script(tmp_path / "a.tif", 10**8, killed_at=600).returncode == -9
-    assert files(tmp_path) == [".a.tif.rows"]
+    assert files(tmp_path) == [".a.tif.rows", ".a.tif.rows.ovr", ".a.tif.rows.ovr.ovr"]
     write(tmp_path / "a.tif", random_ids())
     assert files(tmp_path) == ["a.tif", "a.tif.aux.xml"]

@@ -20,7 +20,7 @@ def config_of(**model):
 @pytest.mark.parametrize("what", ["step", "infer"])
 def test_our_side_is_measured_alone_where_there_is_no_torch(monkeypatch, what):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    result = peers.measure(config_of(), what, 48, 2, 3, compiled=True)
+    result = peers.measure(config_of(), what, 48, 2, 3)
     (row,) = result["rows"]
     assert row["name"] == "pcejax"
     assert row["seconds"] > 0
@@ -32,13 +32,27 @@ def test_our_side_is_measured_alone_where_there_is_no_torch(monkeypatch, what):
     assert "torch" not in told
 
 
-def test_a_worker_that_ends_is_told_with_what_it_was_asked(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+@pytest.mark.parametrize("mode", ["device", "host"])
+def test_a_step_is_fed_by_the_input_pipeline_in_either_mode(mode):
+    config = config_of()
+    config.data.tiles, config.data.scale = mode, 0.25
+    result = peers.measure(config, "fed step", 0, 1, 3, ["pcejax"])
+    assert result["what"] == "fed step"
+    assert result["rows"][0]["images_per_second"] == 2 / result["rows"][0]["seconds"]
+
+
+def test_a_worker_that_fails_is_told_with_its_error(monkeypatch):
     config = config_of()
     config.train.batch_size = 3
     monkeypatch.setitem(peers.SETTINGS, "pcejax", {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"})
-    with pytest.raises(RuntimeError, match=r"pcejax: the process ended with 1 at 'round'"):
-        peers.measure(config, "step", 32, 1, 1, compiled=False)
+    with pytest.raises(peers.WorkerFailed, match=r"pcejax: UserError: train.batch_size=3 on 2 devices"):
+        peers.measure(config, "step", 32, 1, 1, ["pcejax"])
+
+
+def test_a_worker_that_ends_is_told_with_what_it_was_asked(monkeypatch):
+    monkeypatch.setitem(peers.SETTINGS, "pcejax", {"JAX_PLATFORMS": "none"})
+    with pytest.raises(peers.WorkerFailed, match=r"pcejax: the process ended with 1 at 'round'"):
+        peers.measure(config_of(), "step", 32, 1, 1, ["pcejax"])
 
 
 @pytest.mark.skipif(not TORCH, reason="torch is not installed: pip install .[bench]")
@@ -51,7 +65,7 @@ def test_a_worker_that_ends_is_told_with_what_it_was_asked(monkeypatch):
     ],
 )
 def test_both_sides_compute_the_same_loss_and_gradients(model):
-    result = peers.measure(config_of(**model), "step", 32, 1, 1, compiled=False)
+    result = peers.measure(config_of(**model), "step", 32, 1, 1)
     assert [row["name"] for row in result["rows"]] == ["pcejax", "torch", "torch, allocator tuned"]
     apart = result["agreement"]
     assert apart["loss apart in float64"] < 1e-12
@@ -66,4 +80,4 @@ def test_a_model_that_torch_lacks_is_refused():
     config = config_of()
     config.model.fusion.at = "bottleneck"
     with pytest.raises(UserError, match="PyTorch's side has U-Nets with a norm"):
-        peers.measure(config, "step", 32, 1, 1, compiled=False)
+        peers.measure(config, "step", 32, 1, 1)

@@ -31,8 +31,9 @@ def read(path):
 @pytest.mark.parametrize("moves", [False, True])
 def test_a_raster_is_mapped_by_strips_as_a_whole_image_is(workdir, tmp_path, moves, capsys):
     image = random_image((150, 131))
-    image[20:60, 30:50] = 0
-    write_tiff(tmp_path / "a.tif", image, nodata=0, tiled=True, blockxsize=32, blockysize=32)
+    image[20:60, 30:50] = 0  # what the model is given where there are no data
+    in_file = np.where(image == 0, np.uint8(255), image)
+    write_tiff(tmp_path / "a.tif", in_file, nodata=255, tiled=True, blockxsize=32, blockysize=32)
     written = predict.predict(
         workdir, str(tmp_path / "a.tif"), tmp_path / "out", dihedral_moves=moves, confidence=True, probabilities=True
     )
@@ -149,7 +150,7 @@ def test_a_map_that_is_there_is_replaced_only_where_asked_for(workdir, tmp_path)
 def test_too_little_room_is_told_before_work_starts(workdir, tmp_path, monkeypatch):
     write_tiff(tmp_path / "a.tif", random_image((60, 60)))
     monkeypatch.setattr(predict.shutil, "disk_usage", lambda _: type("", (), {"free": 10_000}))
-    with pytest.raises(UserError, match=r"out: 1 maps take up to 1 MB, the disk has 0 MB free; free some space"):
+    with pytest.raises(UserError, match=r"out: 1 maps take up to 2 MB, the disk has 0 MB free; free some space"):
         predict.predict(workdir, str(tmp_path / "a.tif"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

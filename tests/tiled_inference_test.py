@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import default
-from pcejax import parallel, tiles
+from pcejax import parallel, tiled_inference, tiles
 from pcejax.errors import UserError
 from pcejax.tiled_inference import enlarge, make_mapper, map_image, window_starts, window_weights
 
@@ -141,7 +141,8 @@ def test_windows_leave_no_seams(radius):
         assert edges(tiled, axis).max() <= edges(truth, axis).max() * 1.01
 
 
-def test_no_model_sees_more_windows_than_a_call_takes_and_few_strips_are_in_memory():
+def test_no_model_sees_more_windows_than_a_call_takes_and_few_strips_are_in_memory(monkeypatch):
+    monkeypatch.setattr(tiled_inference, "_READ_ROWS", 24)
     shapes, asked = set(), []
 
     def eval_step(_, windows):
@@ -157,11 +158,12 @@ def test_no_model_sees_more_windows_than_a_call_takes_and_few_strips_are_in_memo
     strips = make_mapper(eval_step, config_of())(None, read, image.shape, lambda logits: logits[:2])
     first = next(strips)
     assert first.shape[0] == 2
-    assert asked[-1][1] <= 64  # of 200 rows: the strip, the next one, and one ahead
+    assert asked[-1][1] <= 72  # of 200 rows: the strip, the next one, and one ahead
     rest = [*strips]
     assert sum(part.shape[1] for part in (first, *rest)) == 200
     assert shapes == {(2, 16, 16, 3)}
-    # Every row once, from the top.
+    # Every row once, from the top, and whole rows of a file's blocks.
+    assert all(start % 24 == 0 for start, _ in asked)
     assert asked[0][0] == 0
     assert asked[-1][1] == 200
     assert all(stop == then for (_, stop), (then, _) in itertools.pairwise(asked))
@@ -195,14 +197,19 @@ def test_a_small_image_is_padded_by_reflection():
 def test_enlarging_is_bilinear_resizing_edges_included(factor, shape):
     logits = np.random.default_rng(0).normal(size=(3, *shape)).astype(np.float32)
     expected = jax.image.resize(logits, (3, *(n * factor for n in shape)), "bilinear")
-    got = enlarge(np.pad(logits, [(0, 0), (1, 1), (0, 0)], mode="edge"), factor)
+    padded = np.pad(logits, [(0, 0), (1, 1), (0, 0)], mode="edge")
+    got = enlarge(padded, factor, lambda x: x)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, expected, atol=1e-5)
+    # Whatever is asked of the pixels, and however many arrays of it.
+    asked = enlarge(padded, factor, lambda x: {"ids": x.argmax(0)[None], "least": x.min(0)})
+    np.testing.assert_array_equal(asked["ids"][0], got.argmax(0))
+    np.testing.assert_array_equal(asked["least"], got.min(0))
 
 
 def test_enlarging_once_is_the_identity():
     logits = np.random.default_rng(0).normal(size=(3, 6, 5)).astype(np.float32)
-    np.testing.assert_array_equal(enlarge(logits, 1), logits[:, 1:-1])
+    np.testing.assert_array_equal(enlarge(logits, 1, lambda x: x), logits[:, 1:-1])
 
 
 @pytest.mark.parametrize(("scale", "factor"), [(0.5, 2), (0.25, 4)])
