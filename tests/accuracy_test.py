@@ -1,0 +1,83 @@
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+from runs_for_tests import config_of, prepare
+
+from pcejax import accuracy, peers
+from pcejax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    prepare(folder := tmp_path_factory.mktemp("data"))
+    return folder
+
+
+def refused(told, against="torch", seeds=(0,), **overrides):
+    with pytest.raises(UserError, match=told):
+        accuracy.measure(config_of("nowhere", **overrides), against, seeds)
+
+
+@pytest.mark.parametrize(
+    ("told", "overrides"),
+    [
+        (r"loss.entropy.weight=0.1; PyTorch's side has 0.0 alone", {"loss.entropy.weight": 0.1}),
+        (r"loss.partial_cross_entropy.focal_gamma=2.0; ", {"loss.partial_cross_entropy.focal_gamma": 2.0}),
+        (r"train.accumulation=2; PyTorch's side has 1 alone", {"train.accumulation": 2}),
+        (r"model.norm='none'; PyTorch's side has 'group' or 'batch' alone", {"model.norm": "none"}),
+        (r"model.dropout=0.5; ", {"model.dropout": 0.5}),
+        (r"data.eval_split=''; expected a split", {"data.eval_split": ""}),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_starts(told, overrides):
+    refused(told, **overrides)
+
+
+def test_words_that_mean_nothing_are_refused(monkeypatch):
+    refused(r"--against='tensorflow'; expected one of \['plain', 'torch'\]", against="tensorflow")
+    refused(r"--seeds=1,1; expected one or more, each once", seeds=(1, 1))
+    monkeypatch.setattr(peers, "has_torch", lambda: False)
+    refused(r"torch is not installed; pip install .\[bench\]")
+
+
+@pytest.mark.parametrize(
+    "against",
+    [
+        "plain",
+        pytest.param(
+            "torch",
+            marks=pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed"),
+        ),
+    ],
+)
+def test_both_sides_are_trained_and_scored_alike(data_dir, against, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    seen = []
+    # So short and slow a training tells whether the sides do the same: it has no time to part.
+    config = config_of(data_dir, **{"optimizer.learning_rate": 1e-3, "model.norm": "batch"})
+    result = accuracy.measure(config, against, [0, 5], seen.append)
+    assert [len(partial["rows"]) for partial in seen] == [1, 2]
+    assert json.loads(json.dumps(result)) == result
+    assert result["protocol"] == "across"
+    assert [row["seed"] for row in result["rows"]] == [0, 5]
+    for row in result["rows"]:
+        assert row["ours"]["miou"] > 0
+        assert abs(row["ours"]["miou"] - row["theirs"]["miou"]) < 1e-3
+        assert all(row[side][key] > 0 for side in ("ours", "theirs") for key in ("seconds", "step_seconds"))
+    # Another seed is another run.
+    assert result["rows"][0]["ours"]["miou"] != result["rows"][1]["ours"]["miou"]
+    assert seen[0]["ours"]["sd"] is None
+    assert np.isclose(result["ours"]["sd"], np.std([row["ours"]["miou"] for row in result["rows"]], ddof=1))
+    lines = accuracy.describe(result).splitlines()
+    assert lines[0] == "validation (across)"
+    assert lines[1].split() == ["seed", "ours", against, "apart"]
+    assert [line.split()[0] for line in lines[2:6]] == ["0", "5", "mean", "SD"]
+    assert lines[-1].startswith(f"{against}: trained in 0:")
+
+
+def test_a_side_that_fails_is_told(data_dir, capfd):
+    with pytest.raises(UserError, match=r"seed 0, ours: the process ended with 2; its error is above"):
+        accuracy.measure(config_of(data_dir, **{"data.train_split": "nonsense"}), "plain", [0])
+    assert "split 'nonsense'" in capfd.readouterr().err
