@@ -242,7 +242,7 @@ def train_in_torch(
         spec = files | {
             **peers.net_of(config.model),
             "crops": (config.train.batch_size, side, side, num_bands),
-            "schedule": np.asarray(jax.vmap(schedule)(jnp.arange(num_steps)), np.float64).tolist(),
+            "schedule": np.asarray(jax.vmap(schedule)(jnp.arange(num_steps, dtype=jnp.int32)), np.float64).tolist(),
             "optimizer": json.loads(config.optimizer.to_json()),
             "ema_decay": config.train.ema_decay,
         }

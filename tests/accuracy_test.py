@@ -54,27 +54,49 @@ def test_words_that_mean_nothing_are_refused(monkeypatch):
 )
 def test_both_sides_are_trained_and_scored_alike(data_dir, against, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
-    seen = []
-    # So short and slow a training tells whether the sides do the same: it has no time to part.
+    # So slow a training tells whether the sides do the same: it has no time to part.
     config = config_of(data_dir, **{"optimizer.learning_rate": 1e-3, "model.norm": "batch"})
-    result = accuracy.measure(config, against, [0, 5], seen.append)
-    assert [len(partial["rows"]) for partial in seen] == [1, 2]
+    result = accuracy.measure(config, against, [3])
     assert json.loads(json.dumps(result)) == result
-    assert result["protocol"] == "across"
-    assert [row["seed"] for row in result["rows"]] == [0, 5]
-    for row in result["rows"]:
-        assert row["ours"]["miou"] > 0
-        assert abs(row["ours"]["miou"] - row["theirs"]["miou"]) < 1e-3
-        assert all(row[side][key] > 0 for side in ("ours", "theirs") for key in ("seconds", "step_seconds"))
-    # Another seed is another run.
-    assert result["rows"][0]["ours"]["miou"] != result["rows"][1]["ours"]["miou"]
+    assert (result["against"], result["split"], result["protocol"]) == (against, "validation", "across")
+    (row,) = result["rows"]
+    assert row["seed"] == 3
+    assert row["ours"]["miou"] > 0
+    assert abs(row["ours"]["miou"] - row["theirs"]["miou"]) < 1e-3
+    assert all(row[side][key] > 0 for side in ("ours", "theirs") for key in ("seconds", "step_seconds"))
+
+
+def test_means_and_spread_are_over_seeds_and_each_seed_is_another_run(monkeypatch):
+    runs = []
+
+    def run(config, do, workdir, name):
+        runs.append((config.seed, do, name))
+        miou = 0.5 + config.seed / 10 + (0.02 if do == "plain" else 0.0)
+        return {"miou": miou, "seconds": 65.0, "step_seconds": 0.1}, {"split": "test", "protocol": "across"}
+
+    monkeypatch.setattr(accuracy, "_run", run)
+    seen = []
+    result = accuracy.measure(config_of("nowhere"), "plain", [0, 2], seen.append)
+    assert runs == [
+        (seed, do, f"seed {seed}, {name}") for seed in (0, 2) for do, name in (("train", "ours"), ("plain", "plain"))
+    ]
+    assert [len(partial["rows"]) for partial in seen] == [1, 2]
     assert seen[0]["ours"]["sd"] is None
-    assert np.isclose(result["ours"]["sd"], np.std([row["ours"]["miou"] for row in result["rows"]], ddof=1))
-    lines = accuracy.describe(result).splitlines()
-    assert lines[0] == "validation (across)"
-    assert lines[1].split() == ["seed", "ours", against, "apart"]
-    assert [line.split()[0] for line in lines[2:6]] == ["0", "5", "mean", "SD"]
-    assert lines[-1].startswith(f"{against}: trained in 0:")
+    assert result == seen[1]
+    assert np.isclose(result["ours"]["mean"], 0.6)
+    assert np.isclose(result["theirs"]["sd"], 0.2 / 2**0.5)
+    assert np.allclose(result["difference"]["by_seed"], [-0.02, -0.02])
+    assert accuracy.describe(result).splitlines() == [
+        "test (across)",
+        "  seed     ours    plain    apart",
+        "     0   0.5000   0.5200  -0.0200",
+        "     2   0.7000   0.7200  -0.0200",
+        "  mean   0.6000   0.6200  -0.0200",
+        "    SD   0.1414   0.1414   0.0000",
+        "ours: trained in 1:05, 100 ms a step",
+        "plain: trained in 1:05, 100 ms a step",
+    ]
+    assert len(accuracy.describe(seen[0]).splitlines()) == 6
 
 
 def test_a_side_that_fails_is_told(data_dir, capfd):
