@@ -54,15 +54,17 @@ def test_words_that_mean_nothing_are_refused(monkeypatch):
 )
 def test_both_sides_are_trained_and_scored_alike(data_dir, against, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
-    # So slow a training tells whether the sides do the same: it has no time to part.
-    config = config_of(data_dir, **{"optimizer.learning_rate": 1e-3, "model.norm": "batch"})
+    # Long enough to learn something, and too short to part.
+    optimizer = {"optimizer.learning_rate": 1e-2, "optimizer.warmup_steps": 3}
+    train = {"train.num_steps": 30, "train.ema_decay": 0.5, "train.log_every_steps": 10}
+    config = config_of(data_dir, **{"model.norm": "batch", "model.width": 4}, **optimizer, **train)
     result = accuracy.measure(config, against, [3])
     assert json.loads(json.dumps(result)) == result
     assert (result["against"], result["split"], result["protocol"]) == (against, "validation", "across")
     (row,) = result["rows"]
     assert row["seed"] == 3
-    assert row["ours"]["miou"] > 0
-    assert abs(row["ours"]["miou"] - row["theirs"]["miou"]) < 1e-3
+    assert row["ours"]["miou"] > 0.05
+    assert abs(row["ours"]["miou"] - row["theirs"]["miou"]) < 0.02
     assert all(row[side][key] > 0 for side in ("ours", "theirs") for key in ("seconds", "step_seconds"))
 
 
