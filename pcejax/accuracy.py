@@ -102,7 +102,7 @@ def measure(
                 theirs = _run_torch(of_seed, workdir, f"{told}torch")
             rows.append({"seed": seed, "ours": ours, "theirs": theirs})
             about = {"split": scores["split"], "protocol": scores["protocol"], "against": against}
-            result = about | _summary(rows) | {"rows": rows, "config": json.loads(config.to_json())}
+            result = about | _summary(rows) | {"rows": [*rows], "config": json.loads(config.to_json())}
             on_seed(result)
     return result
 

@@ -93,7 +93,8 @@ def test_after_some_steps_torch_has_our_weights_statistics_and_their_means(model
         before, found, expected = (flat(getattr(of, tree)) for of in (state, theirs, ours))
         assert found.keys() == expected.keys()
         for name in expected:
-            np.testing.assert_allclose(found[name], expected[name], rtol=1e-8, atol=1e-9, err_msg=f"{tree}/{name}")
+            # Where a gradient is nearly 0 Adam enlarges its rounding; a step's own size is 0.01.
+            np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-7, err_msg=f"{tree}/{name}")
         moved = {name for name in expected if np.abs(expected[name] - before[name]).max(initial=0) > 1e-4}
         assert len(moved) > len(expected) / 4 or (tree.endswith("stats") and not moved)
     assert np.abs(flat(ours.params)["head/kernel"] - flat(ours.ema_params)["head/kernel"]).max() > 1e-3
