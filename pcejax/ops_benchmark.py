@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,17 +17,30 @@ from pcejax import ops, parallel, writers
 _LOGITS = 6
 
 
-def plain_conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """`ops.conv`, and with a stride `ops.strided_conv`, as XLA has it."""
+def plain_conv(x: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.Array:
+    """`ops.conv` as XLA has it."""
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", rhs_dilation=(dilation,) * 2, dimension_numbers=dimensions
+    )
+
+
+def plain_conv_1x1(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`ops.conv_1x1` as a convolution."""
+    return plain_conv(x, kernel[None, None])
+
+
+def plain_strided_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """`ops.strided_conv` as XLA has it."""
     return jax.lax.conv_general_dilated(x, kernel, (stride,) * 2, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def plain_depthwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def plain_depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """`ops.depthwise_conv` as a convolution with a group for each channel."""
     return jax.lax.conv_general_dilated(
         x,
         kernel[:, :, None],
-        (1, 1),
+        (stride,) * 2,
         "SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[-1],
@@ -51,29 +65,35 @@ def plain_resize(x: jax.Array, method: str) -> jax.Array:
 
 Form = Callable[..., jax.Array]
 
+PLAIN: dict[str, Form] = {
+    "conv": plain_conv,
+    "conv_1x1": plain_conv_1x1,
+    "strided_conv": plain_strided_conv,
+    "depthwise_conv": plain_depthwise_conv,
+    "max_pool_2x2": plain_max_pool,
+    "transposed_conv_2x2": plain_transposed_conv,
+    "bilinear_2x": functools.partial(plain_resize, method="bilinear"),
+    "nearest_2x": functools.partial(plain_resize, method="nearest"),
+}
+"""For each form of `ops` that models call, the plain one of the same arguments."""
+
 
 def cases(width: int) -> list[tuple[str, Form, Form, int, tuple[int, ...]]]:
     """Name, our form, the plain one, times down of the input, and the kernel's shape, or the input's channels alone."""
-    w = width
+    w, halved = width, functools.partial(ops.strided_conv, stride=2)
     return [
         ("conv", ops.conv, plain_conv, 0, (3, 3, 3, w)),
         ("conv", ops.conv, plain_conv, 0, (3, 3, w, w)),
         ("conv", ops.conv, plain_conv, 0, (3, 3, 2 * w, w)),
         ("conv", ops.conv, plain_conv, 2, (3, 3, 4 * w, 4 * w)),
-        ("conv_1x1", ops.conv_1x1, lambda x, kernel: plain_conv(x, kernel[None, None]), 0, (w, _LOGITS)),
-        (
-            "strided_conv",
-            lambda x, kernel: ops.strided_conv(x, kernel, 2),
-            lambda x, kernel: plain_conv(x, kernel, 2),
-            0,
-            (3, 3, 3, w),
-        ),
+        ("conv_1x1", ops.conv_1x1, plain_conv_1x1, 0, (w, _LOGITS)),
+        ("strided_conv", halved, functools.partial(plain_strided_conv, stride=2), 0, (3, 3, 3, w)),
         ("depthwise_conv", ops.depthwise_conv, plain_depthwise_conv, 2, (3, 3, 4 * w)),
         ("depthwise_conv", ops.depthwise_conv, plain_depthwise_conv, 3, (5, 5, 4 * w)),
         ("max_pool_2x2", ops.max_pool_2x2, plain_max_pool, 0, (w,)),
         ("transposed_conv_2x2", ops.transposed_conv_2x2, plain_transposed_conv, 1, (2, 2, 2 * w, w)),
-        ("bilinear_2x", ops.bilinear_2x, lambda x: plain_resize(x, "bilinear"), 1, (w,)),
-        ("nearest_2x", ops.nearest_2x, lambda x: plain_resize(x, "nearest"), 1, (w,)),
+        ("bilinear_2x", ops.bilinear_2x, PLAIN["bilinear_2x"], 1, (w,)),
+        ("nearest_2x", ops.nearest_2x, PLAIN["nearest_2x"], 1, (w,)),
     ]
 
 

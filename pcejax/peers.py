@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import operator
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,14 @@ SETTINGS = {
     "torch.compile": {},
 }
 """Who is measured, and the environment that each gets."""
+
+MODEL_FIELDS = {
+    "model.norm": ("group", "batch"),
+    "model.residual": (False,),
+    "model.dropout": (0.0,),
+    "model.fusion.at": ("",),
+}
+"""What PyTorch's side has of the fields of which it does not have all values."""
 
 EAGER = ("pcejax", "torch", "torch, allocator tuned")
 
@@ -81,11 +90,8 @@ def measure(
     side, batch = (size, 1) if what == "infer" else (config.data.crop, config.train.batch_size)
     if not has_torch():
         names = [name for name in names if name == "pcejax"]
-    model = config.model
-    if {*names} - {"pcejax"} and (model.fusion.at or model.residual or model.norm == "none" or model.dropout):
-        raise UserError(
-            "PyTorch's side has U-Nets with a norm, without fusion, residuals and dropout alone; expected one"
-        )
+    if {*names} - {"pcejax"}:
+        check_fields(config, MODEL_FIELDS)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         spec = _write_inputs(Path(folder), config, what, side, batch, num_steps)
         workers = {name: stack.enter_context(_worker(name, spec, Path(folder))) for name in names}
@@ -98,7 +104,7 @@ def measure(
                 rounds[name].append(answers[name]["seconds"])
             print(f"rounds {progress.line(done + 1)}", flush=True)
         shares = workers["pcejax"]("kernels")["shares"] if "pcejax" in names else {}
-    flops = summary.flops(models.create_model(model, DEEPGLOBE.num_known), (batch, side, side, 3))
+    flops = summary.flops(models.create_model(config.model, DEEPGLOBE.num_known), (batch, side, side, 3))
     flops *= 1 if what == "infer" else 3  # backward, as much for the input's gradient and again for the kernels'
     rows: list[dict[str, Any]] = []
     for name in names:
@@ -124,6 +130,20 @@ def measure(
             row["mfu"] = row["flops_per_second"] / peak
     about = {"what": what, "side": side, "batch_size": batch, "device": device, "cores": os.cpu_count()}
     return {"rows": rows, "agreement": agreement, "kernels": shares, **about}
+
+
+def check_fields(config: ml_collections.ConfigDict, fields: Mapping[str, Sequence[Any]]) -> None:
+    """Checks that each field has a value that PyTorch's side has.
+
+    Raises:
+      UserError: one has another.
+    """
+    for name, values in fields.items():
+        value = operator.attrgetter(name)(config)
+        if value not in values:
+            raise UserError(
+                f"{name}={value!r}; PyTorch's side has {' or '.join(map(repr, values))} alone: take a config of that"
+            )
 
 
 def has_torch() -> bool:
@@ -167,18 +187,23 @@ def _write_inputs(
     arrays["weights"]["head/kernel"] = rng.normal(0, 0.1, arrays["weights"]["head/kernel"].shape).astype(np.float32)
     for name, tree in (arrays | {"inputs": {"image": image, "label": label.astype(np.uint8)}}).items():
         np.savez(folder / f"{name}.npz", allow_pickle=False, **tree)
-    efficient = config.model.encoder != "plain"
     spec = {
         "what": what,
         "steps": num_steps,
         "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "config": json.loads(config.to_json()),
-        "model": config.model.to_dict(),
-        "blocks": [block._asdict() for block in encoders.layout(config.model.encoder)] if efficient else [],
+        **net_of(config.model),
         **{name: str(folder / f"{name}.npz") for name in ("weights", "statistics", "inputs")},
     }
     writers.write_json(folder / "spec.json", spec)
     return folder / "spec.json"
+
+
+def net_of(model: ml_collections.ConfigDict) -> dict[str, Any]:
+    """What of its first arguments `torch_peer.Net` does not get as arrays, as JSON has it: "model" and "blocks"."""
+    plain = model.encoder == "plain"
+    blocks = [] if plain else [block._asdict() for block in encoders.layout(model.encoder)]
+    return {"model": json.loads(model.to_json()), "blocks": blocks}
 
 
 @contextlib.contextmanager

@@ -37,6 +37,38 @@ def row_keys(key: jax.Array, name: str, plan: jax.Array | np.ndarray) -> jax.Arr
     return jax.vmap(lambda seed: jax.random.fold_in(stream, seed))(plan[:, 3])
 
 
+def make_see(
+    augment: Callable[..., Views], *, num_classes: int, balance_crops: bool, bands: datasets.Bands
+) -> Callable[[tiles.Batch, jax.Array, jax.Array], tuple[dict[str, jax.Array], jax.Array]]:
+    """`see(batch, plan, key_data)` -> what a step learns from, and the labelled pixels int32 `[b, C]` of each class.
+
+    What terms of the loss may ask for of each row (see `terms.TERMS`), "view", which the model learns from, "other",
+    which a teacher sees, and "dropout_keys". Arguments are those of `make_train_step`; key_data is that of `Knobs`.
+    """
+
+    def see(batch: tiles.Batch, plan: jax.Array, key_data: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
+        key = jax.random.wrap_key_data(key_data)
+        views = augment(row_keys(key, "augment", plan), tiles.scale_image(batch.image, bands), batch.label)
+        label_mask = views.label != IGNORE
+        counts = jnp.stack([(views.label == class_id).sum((1, 2)) for class_id in range(num_classes)], -1)
+        weights = batch.weights[:, :num_classes]
+        if balance_crops:
+            weights = weights / jnp.maximum(counts, 1)
+        rows = {
+            "view": views.image,
+            "other": views.other,
+            "dropout_keys": row_keys(key, "dropout", plan),
+            "labels": views.label,
+            # Indexed by class: an unlabelled pixel's is 0, whatever class it reads.
+            "label_mask": jnp.where(label_mask, jax.vmap(jnp.take)(weights, jnp.where(label_mask, views.label, 0)), 0),
+            "image": views.plain,
+            "valid": (views.plain > 0).any(-1),
+        }
+        return rows, counts
+
+    return see
+
+
 def make_train_step(
     model: nn.Module,
     tx: optax.GradientTransformation,
@@ -70,26 +102,7 @@ def make_train_step(
       The step. Its plan is int32 `[b, 4]`, this device's rows of the global batch.
     """
 
-    def see(source: tiles.Tiles | tiles.Batch, plan: jax.Array, knobs: Knobs) -> tuple[dict[str, jax.Array], jax.Array]:
-        """What terms may ask for of each row, and the labelled pixels int32 `[b, C]` of each class."""
-        batch, key = cut(source, plan), jax.random.wrap_key_data(knobs.key_data)
-        views = augment(row_keys(key, "augment", plan), tiles.scale_image(batch.image, bands), batch.label)
-        label_mask = views.label != IGNORE
-        counts = jnp.stack([(views.label == class_id).sum((1, 2)) for class_id in range(len(class_names))], -1)
-        weights = batch.weights[:, : len(class_names)]
-        if balance_crops:
-            weights = weights / jnp.maximum(counts, 1)
-        rows = {
-            "view": views.image,
-            "other": views.other,
-            "dropout_keys": row_keys(key, "dropout", plan),
-            "labels": views.label,
-            # Indexed by class: an unlabelled pixel's is 0, whatever class it reads.
-            "label_mask": jnp.where(label_mask, jax.vmap(jnp.take)(weights, jnp.where(label_mask, views.label, 0)), 0),
-            "image": views.plain,
-            "valid": (views.plain > 0).any(-1),
-        }
-        return rows, counts
+    see = make_see(augment, num_classes=len(class_names), balance_crops=balance_crops, bands=bands)
 
     def evaluate_terms(rows: dict[str, jax.Array], logits: jax.Array, knobs: Knobs) -> tuple[jax.Array, jax.Array]:
         """Sum and weight `[T]` of each term."""
@@ -107,7 +120,7 @@ def make_train_step(
     def train_step(
         state: TrainState, source: tiles.Tiles | tiles.Batch, plan: jax.Array, knobs: Knobs
     ) -> tuple[TrainState, metrics.StepMetrics]:
-        rows, counts = see(source, plan, knobs)
+        rows, counts = see(cut(source, plan), plan, knobs.key_data)
 
         def apply(params: Any, batch_stats: Any, part: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
             variables = {"params": params, "batch_stats": batch_stats}

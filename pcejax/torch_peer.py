@@ -26,7 +26,7 @@ _IGNORE = 255
 
 
 class Net(torch.nn.Module):
-    """A U-Net whose parameters are `weights`, by name: `config.model` of plain or EfficientNet encoders, unfused.
+    """A model whose parameters are `weights`, by name; `peers.check_model` tells which fields of `config.model` it has.
 
     Args:
       model: the fields of `config.model`.
@@ -47,8 +47,13 @@ class Net(torch.nn.Module):
         self.model, self.blocks = model, blocks
         self.names = {name.replace("/", ":").replace(".", "_"): name for name in weights}
         self.shapes = {name: array.shape for name, array in weights.items()}
+        levels = sorted({"/".join(name.split("/")[:2]) + "/" for name in weights if name.startswith("encoder/")})
+        self.frozen = tuple(levels[: model["frozen_stages"]])
+        # What of it keeps the running statistics in training.
+        self.settled = ("encoder/",) if model["frozen_statistics"] else self.frozen
         for key, name in self.names.items():
-            self.register_parameter(key, torch.nn.Parameter(_to_torch(weights[name], dtype)))
+            moves = not name.startswith(self.frozen)
+            self.register_parameter(key, torch.nn.Parameter(to_torch(weights[name], dtype), requires_grad=moves))
         for name, array in statistics.items():
             self.register_buffer(name.replace("/", ":"), torch.tensor(array, dtype=dtype))
 
@@ -56,25 +61,23 @@ class Net(torch.nn.Module):
         """`[B, bands, H, W]` in [0, 1], sides a multiple of 2 to the number of times down -> logits."""
         depth = self.model["depth"]
         levels = self._efficient(image, depth) if self.blocks else self._plain(image, depth)
-        *skips, x = levels
-        for index in reversed(range(depth)):
-            x = self._up(x, f"upsample_{index}")
-            skip = skips[index]
-            x = x if skip is None else torch.cat([skip, x], 1)
-            x = self._level(x, f"decoder_{index}")
-        return F.conv2d(x, self.get("head/kernel"), self.get("head/bias"))
+        x = self._decode(levels) if self.model["decoder"] == "convolutions" else self._join(levels)
+        logits = F.conv2d(x, self.get("head/kernel"), self.get("head/bias"))
+        while logits.shape[2] < image.shape[2]:
+            logits = _bilinear(logits)
+        return logits
 
     def get(self, name: str) -> Tensor:
         """A parameter, by our name."""
         return self.get_parameter(name.replace("/", ":"))
 
     def gradients(self) -> dict[str, np.ndarray]:
-        """Of the parameters, in our shapes."""
+        """Of the parameters, in our shapes; 0 of frozen ones."""
         found = {}
         for key, name in self.names.items():
-            gradient = self.get_parameter(key).grad
-            if gradient is not None:
-                found[name] = _from_torch(gradient, self.shapes[name])
+            parameter = self.get_parameter(key)
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            found[name] = from_torch(gradient, self.shapes[name])
         return found
 
     def _plain(self, image: Tensor, depth: int) -> list[Tensor | None]:
@@ -111,7 +114,11 @@ class Net(torch.nn.Module):
             groups = next(n for n in (8, 4, 2, 1) if x.shape[1] % n == 0)
             return F.group_norm(x, groups, scale, bias, eps=1e-6)
         mean, variance = (self.get_buffer(f"{at}/{what}".replace("/", ":")) for what in ("mean", "var"))
-        return F.batch_norm(x, mean, variance, scale, bias, training=self.training, momentum=0.1, eps=epsilon)
+        training = self.training and not at.startswith(self.settled)
+        return self._batch_norm(x, mean, variance, scale, bias, training=training, eps=epsilon)
+
+    def _batch_norm(self, x: Tensor, mean: Tensor, variance: Tensor, *affine: Tensor, **options: Any) -> Tensor:
+        return F.batch_norm(x, mean, variance, *affine, momentum=0.1, **options)
 
     def _level(self, x: Tensor, name: str) -> Tensor:
         kind = {"group": "GroupNorm_0", "batch": "BatchNorm_0"}[self.model["norm"]]
@@ -122,14 +129,40 @@ class Net(torch.nn.Module):
                 x = F.relu(self._norm(x, f"{at}/Norm_0/{kind}", 1e-5), inplace=True)
         return x
 
+    def _decode(self, levels: list[Tensor | None]) -> Tensor:
+        *skips, x = levels
+        assert x is not None
+        for index in reversed(range(len(skips))):
+            x = self._up(x, f"upsample_{index}")
+            skip = skips[index]
+            x = x if skip is None else torch.cat([skip, x], 1)
+            x = self._level(x, f"decoder_{index}")
+        return x
+
+    def _join(self, levels: list[Tensor | None]) -> Tensor:
+        kind, joined = {"group": "GroupNorm_0", "batch": "BatchNorm_0"}[self.model["norm"]], None
+        concat = self.model["fusion"]["fuse"] == "concat"
+        for index, x in reversed(list(enumerate(x for x in levels if x is not None))):
+            at = f"fusion_pyramid/level_{index}"
+            x = F.relu(self._norm(F.conv2d(x, self.get(f"{at}/kernel")), f"{at}/Norm_0/{kind}", 1e-5))
+            if concat:
+                x = F.conv2d(x, self.get(f"fusion_pyramid/kernel_{index}"))
+            joined = x if joined is None else _bilinear(joined) + x
+        assert joined is not None
+        return F.relu(self._norm(joined, f"fusion_pyramid/norm/{kind}", 1e-5)) if concat else joined
+
     def _up(self, x: Tensor, name: str) -> Tensor:
         kernel = self.get(f"{name}/kernel")
         if self.model["upsample"] == "transposed":
             return F.conv_transpose2d(x, kernel, stride=2)
         x = F.conv2d(x, kernel)
         if self.model["upsample"] == "bilinear":
-            return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+            return _bilinear(x)
         return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def _bilinear(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 def _same(x: Tensor, size: int, stride: int) -> Tensor:
@@ -139,7 +172,8 @@ def _same(x: Tensor, size: int, stride: int) -> Tensor:
     return F.pad(x, (left, right, top, bottom))
 
 
-def _to_torch(array: np.ndarray, dtype: torch.dtype) -> Tensor:
+def to_torch(array: np.ndarray, dtype: torch.dtype) -> Tensor:
+    """A weight of ours as PyTorch's operations take it."""
     weight = torch.tensor(array, dtype=dtype)
     if weight.ndim == 2:  # a 1x1 convolution
         weight = weight.T[:, :, None, None]
@@ -152,7 +186,8 @@ def _to_torch(array: np.ndarray, dtype: torch.dtype) -> Tensor:
     return weight.contiguous(memory_format=_LAST) if weight.ndim == 4 else weight.contiguous()
 
 
-def _from_torch(weight: Tensor, shape: tuple[int, ...]) -> np.ndarray:
+def from_torch(weight: Tensor, shape: tuple[int, ...]) -> np.ndarray:
+    """What `to_torch` made of an array of this shape, as float64."""
     array = weight.detach().cpu().double().numpy()
     if len(shape) == 2:
         return array[:, :, 0, 0].T

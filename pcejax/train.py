@@ -81,7 +81,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
     image_shape = (1, config.data.crop, config.data.crop, bands.num)
     tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps, config.model.frozen_stages)
     # Weights that cannot be had end the run before it decodes tiles; a run that goes on has them in its checkpoint.
-    initial = _initial(config, workdir, state_shapes(eval_model, tx, image_shape), bands)
+    fresh = _latest_step(workdir) is None
+    initial = initial_variables(config, state_shapes(eval_model, tx, image_shape), bands) if fresh else {}
     map_rows = tiled_inference.make_mapper(steps.make_eval_step(eval_model, bands), config)
     map_image = functools.partial(tiled_inference.map_image, map_rows)
     eval_tiles = tiles.read(builder, config.data.eval_split) if config.data.eval_split else []
@@ -183,12 +184,12 @@ class _Due:
         return due
 
 
-def _initial(
-    config: ml_collections.ConfigDict, workdir: Path, shapes: TrainState, bands: datasets.Bands
-) -> dict[str, Any]:
-    """What a fresh run starts from instead of random variables: another run's, or pretrained ones; {} for none."""
-    if _latest_step(workdir) is not None:
-        return {}
+def initial_variables(config: ml_collections.ConfigDict, shapes: TrainState, bands: datasets.Bands) -> dict[str, Any]:
+    """What a fresh run starts from instead of random variables: another run's, or pretrained ones; {} for none.
+
+    Raises:
+      UserError: they cannot be had.
+    """
     if config.init_from:
         return trained.variables_for(Path(config.init_from), shapes)
     initial = pretrained.variables(config.model, bands.num)

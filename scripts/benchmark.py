@@ -4,6 +4,9 @@
 scripts/benchmark.py step [--rounds=5] [--steps=5] [--config.data.crop=256] [--config.train.batch_size=4] [--compiled]
                                                                          a training step beside PyTorch's
 scripts/benchmark.py infer [--size=512]                                  mapping an image beside PyTorch
+scripts/benchmark.py accuracy --config=<a run's> --against=torch [--seeds=0,1,2]
+                                                                         its scores beside those of PyTorch's training
+scripts/benchmark.py accuracy --config=<a run's> --against=plain         and of training with plain ops
 scripts/benchmark.py gpu [--widths=32,64] [--batches=16,32,64,128,256] [--steps=40] [--config.data.crop=512]
                                                                          all of training on an accelerator, in bfloat16
 scripts/benchmark.py input [--steps=40] [--config.data.host_threads=2]   crops a second that reach the device
@@ -17,6 +20,7 @@ scripts/benchmark.py restarts [--steps=40]                               what a 
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -32,6 +36,8 @@ _ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns that we and PyTorch have each
 _COMPILED = flags.DEFINE_bool("compiled", False, "Whether torch.compile has a turn as well.")
 _KILLS = flags.DEFINE_integer("kills", 40, "Times that a process is killed.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments of the kills.")
+_AGAINST = flags.DEFINE_string("against", "torch", "Whose scores are beside ours: torch or plain.")
+_SEEDS = flags.DEFINE_list("seeds", "0,1,2", "Of the runs that are scored.")
 _WIDTHS = flags.DEFINE_list("widths", "32,64", "Features of the first level of the models that are measured.")
 _BATCHES = flags.DEFINE_list("batches", "16,32,64,128,256", "Crops of a batch, in turn until memory ends.")
 _TILE = flags.DEFINE_integer("tile", 2448, "Side of the whole tile.")
@@ -46,6 +52,17 @@ def measure_beside_torch(what: str) -> None:
     print(peers.describe(result), flush=True)
     if _JSON.value:
         writers.write_json(Path(_JSON.value), result)
+
+
+def measure_accuracy() -> None:
+    from pcejax import accuracy, writers
+
+    def on_seed(result: dict[str, Any]) -> None:
+        print(accuracy.describe(result), flush=True)
+        if _JSON.value:
+            writers.write_json(Path(_JSON.value), result)
+
+    accuracy.measure(_CONFIG.value, _AGAINST.value, [int(seed) for seed in _SEEDS.value], on_seed)
 
 
 def measure_step() -> None:
@@ -165,6 +182,7 @@ def measure_restarts() -> None:
 
 if __name__ == "__main__":
     commands = (
+        measure_accuracy,
         measure_faults,
         measure_gpu,
         measure_infer,

@@ -19,7 +19,7 @@ def test_each_op_has_its_line():
         for name, value in vars(ops).items()
         if callable(value) and inspect.getmodule(inspect.unwrap(value)) is ops and not name.startswith("_")
     }
-    assert {row["op"] for row in rows} == public - INSIDE_CONV
+    assert {row["op"] for row in rows} == {*ops_benchmark.PLAIN} == public - INSIDE_CONV
     assert len(public) > 8
     for row in rows:
         for key in ("forward", "forward_backward"):
@@ -34,3 +34,12 @@ def test_both_forms_compute_the_same(case):
     x = jax.random.normal(x, (2, 8, 8, ops_benchmark.channels_of(kernel_shape)))
     arguments = (x, jax.random.normal(kernel, kernel_shape)) if len(kernel_shape) > 1 else (x,)
     np.testing.assert_allclose(ours(*arguments), plain(*arguments), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "options"), [("conv", (3, 3, 4, 5), [2]), ("depthwise_conv", (5, 5, 4), [2])]
+)
+def test_plain_forms_take_the_arguments_of_ours(name, shape, options):
+    x, kernel = (jax.random.normal(jax.random.key(seed), size) for seed, size in enumerate([(2, 8, 8, 4), shape]))
+    ours, plain = getattr(ops, name)(x, kernel, *options), ops_benchmark.PLAIN[name](x, kernel, *options)
+    np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-4)

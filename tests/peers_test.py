@@ -62,6 +62,9 @@ def test_a_worker_that_ends_is_told_with_what_it_was_asked(monkeypatch):
         {"norm": "group", "upsample": "bilinear", "depth": 2},
         {"norm": "batch", "upsample": "transposed"},
         {"norm": "batch", "upsample": "nearest", "encoder": "efficientnet-lite0", "depth": 4},
+        {"norm": "batch", "frozen_statistics": True, "frozen_stages": 1},
+        {"norm": "group", "decoder": "none", "encoder": "efficientnet-lite0", "depth": 3, "fusion": {"fuse": "concat"}},
+        {"norm": "batch", "decoder": "none", "depth": 2, "fusion": {"fuse": "sum"}},
     ],
 )
 def test_both_sides_compute_the_same_loss_and_gradients(model):
@@ -79,5 +82,5 @@ def test_both_sides_compute_the_same_loss_and_gradients(model):
 def test_a_model_that_torch_lacks_is_refused():
     config = config_of()
     config.model.fusion.at = "bottleneck"
-    with pytest.raises(UserError, match="PyTorch's side has U-Nets with a norm"):
+    with pytest.raises(UserError, match=r"model.fusion.at='bottleneck'; PyTorch's side has '' alone"):
         peers.measure(config, "step", 32, 1, 1)
