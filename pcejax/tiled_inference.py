@@ -93,13 +93,14 @@ def make_mapper(
         with contextlib.closing(ahead(read_strips(read, shape, starts, window, factor))) as strips:
             for index, (start, strip) in enumerate(zip(starts, strips, strict=True)):
                 for windows, places, weights in _calls(strip, cols, col_weights, batch):
+                    placed = parallel.replicate((places, row_weights[index], weights))
                     for move in moves:
                         logits = mapped_step(variables, parallel.shard_rows(_moved(windows, move)))
                         if sums is None:
                             # Two rows above the window: what is handed out from it, and that row's neighbour.
                             size = (logits.shape[-1] + 1, window + 2, max(width, window))
                             sums = parallel.replicate(np.zeros(size, np.float32))
-                        sums = _add(sums, logits, places, row_weights[index], weights, move=move)
+                        sums = _add(sums, logits, *placed, move=move)
                         if previous is not None:
                             previous.block_until_ready()  # no more than two calls' logits are kept
                         previous = logits
@@ -109,13 +110,13 @@ def make_mapper(
                 done, waiting = waiting, []
                 for first in range(begin, end, chunk):
                     rows = np.clip(np.arange(first - 1, first + chunk + 1), 0, height - 1) - start + 2
-                    rows = np.clip(rows, 0, window + 1).astype(np.int32)
-                    outputs = _finished(sums, rows, factor=factor, width=width, finish=finish)
+                    placed = parallel.replicate(np.clip(rows, 0, window + 1).astype(np.int32))
+                    outputs = _finished(sums, placed, factor=factor, width=width, finish=finish)
                     waiting.append(
                         (min((min(first + chunk, end) - first) * factor, shape[0] - first * factor), outputs)
                     )
                 if not last:
-                    sums = _shifted(sums, np.int32(starts[index + 1] - start))
+                    sums = _shifted(sums, parallel.replicate(np.int32(starts[index + 1] - start)))
                 yield from _fetched(done, shape[1])
         yield from _fetched(waiting, shape[1])
 

@@ -16,7 +16,7 @@ def test_the_input_benchmark_counts_what_crosses_to_the_device_in_each_mode():
 
 def test_the_models_benchmark_tells_what_training_keeps():
     config = default.get_config()
-    config.model.update(depth=1, width=8)
+    config.model.update(depth=1, width=8, norm="batch")
     small, large = (benchmarks.measure_model(config, size) for size in (16, 64))
     assert (small["parameters"], small["size"], large["size"]) == (large["parameters"], 16, 64)
     assert small["receptive_field"] == {"pixels": 18, "whole_image": False}
