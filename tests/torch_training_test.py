@@ -41,7 +41,7 @@ def tile_set_of():
     labels = [np.where(rng.random((48, 40)) < 0.05, rng.integers(0, CLASSES, (48, 40)), IGNORE) for _ in range(2)]
     weights = [np.array([1.0, 3.0, 0.5], np.float32), np.ones(CLASSES, np.float32)]
     return tiles.TileSet(
-        ["0", "1"], images, [label.astype(np.uint8) for label in labels], weights, [None] * 2, [[]] * 2
+        ["0", "1"], images, [label.astype(np.uint8) for label in labels], weights, [None] * 2, [None] * 2, [[]] * 2
     )
 
 
