@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 
 _SETTINGS = {  # of mallopt, glibc's malloc.h
     -8: 1,  # M_ARENA_MAX: XLA's threads share the heap; arenas of their own hold no array of a step's size
@@ -18,7 +19,7 @@ def keep_freed_memory() -> None:
     Linux then clears it page by page, for a fifth to a third of the step's time. The first steps find out where all of
     it fits, and the process grows by up to a half. Without glibc nothing happens.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         for parameter, value in _SETTINGS.items():
             mallopt(parameter, value)

@@ -48,7 +48,9 @@ def test_words_that_mean_nothing_are_refused(monkeypatch):
         "plain",
         pytest.param(
             "torch",
-            marks=pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed"),
+            marks=pytest.mark.skipif(
+                importlib.util.find_spec("torch") is None, reason="torch is not installed: pip install .[bench]"
+            ),
         ),
     ],
 )

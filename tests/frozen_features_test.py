@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from pcejax import datasets, frozen_features
-from pcejax.models import pretrained
 
 
 @pytest.mark.parametrize("stride", [2, 4])
@@ -16,7 +15,6 @@ def test_between_the_pixels_of_a_map_is_what_resizing_gives(stride):
     np.testing.assert_allclose(got, jax.image.resize(level, (*size, 3), "bilinear"), atol=1e-6)
 
 
-@pytest.mark.skipif(not pretrained.is_installed(frozen_features.ENCODER), reason="needs the extra pretrained")
 def test_features_are_those_of_all_levels_at_the_pixel():
     image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
     sample = frozen_features.sampler(image, 1, datasets.RGB)
@@ -30,7 +28,6 @@ def test_features_are_those_of_all_levels_at_the_pixel():
     np.testing.assert_allclose(features, jnp.concatenate(wide, -1)[row, col], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.skipif(not pretrained.is_installed(frozen_features.ENCODER), reason="needs the extra pretrained")
 def test_a_reduced_image_is_asked_at_its_native_pixels():
     image = np.repeat(np.repeat(np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8), 2, 0), 2, 1)
     native, reduced = np.array([10, 11]), np.array([5, 5])
