@@ -17,6 +17,7 @@ import ml_collections
 
 from pcejax import (
     ablation_grid,
+    ablation_peer,
     ablation_report,
     ablation_results,
     baseline_draws,
@@ -44,7 +45,8 @@ def run_ablation(
       3. a drawn dataset is prepared where it is missing;
       4. baselines are scored over their draws of points;
       5. arms without the scores of their last step are started, those of the first seeds first. One that was cut goes
-         on from its checkpoint.
+         on from its checkpoint;
+      6. the peer is trained by PyTorch.
 
     Args:
       ablation: fields: configs/ablations/default.py.
@@ -60,6 +62,7 @@ def run_ablation(
       Interrupted: a signal asked to stop, and all arms did; what they had done is saved.
     """
     arms = ablation_grid.expand(ablation)
+    ablation_peer.check(ablation, arms)
     configs = {arm.name: ablation_grid.config_of(ablation, _overrides(workdir, arm)) for arm in arms}
     for arm in arms:
         runs.check_config(_folder(workdir, arm), configs[arm.name])
@@ -73,6 +76,7 @@ def run_ablation(
     done = len(arms) - len(missing) + list(exit_codes.values()).count(0)
     if done + len(failed) < len(arms):
         raise interrupts.Interrupted(f"by {interrupts.name()}; {done} of {len(arms)} arms are done")
+    ablation_peer.score(ablation, arms, workdir)
     if done:
         print(f"report: {ablation_report.write_report(workdir)}", flush=True)
     return failed

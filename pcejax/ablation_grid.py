@@ -82,7 +82,7 @@ def config_of(ablation: ml_collections.ConfigDict, overrides: Mapping[str, Any])
     Raises:
       UserError: no such base config or field, or a value of another type.
     """
-    config = _load(ablation.base).lock()
+    config = load(ablation.base).lock()
     for field, value in overrides.items():
         try:
             operator.attrgetter(field)(config)
@@ -164,7 +164,12 @@ def describe(ablation: ml_collections.ConfigDict, arms: list[Arm], command: Sequ
     return json.loads(json.dumps(told))
 
 
-def _load(base: str) -> ml_collections.ConfigDict:
+def load(base: str) -> ml_collections.ConfigDict:
+    """The config that `--config=<base>` gives.
+
+    Raises:
+      UserError: there is no such file.
+    """
     path, colon, variant = base.partition(":")
     if not (ROOT / path).is_file():
         raise UserError(f"base={base!r}: no such config; expected one of scripts/train.py, such as configs/unet.py")

@@ -239,7 +239,7 @@ def _baselines(lines: Sequence[dict[str, Any]]) -> list[str]:
         [*names, len(scores), float(np.mean(scores)), *(float(q) for q in np.quantile(scores, (0.05, 0.5, 0.95)))]
         for names, scores in groups.items()
     ]
-    told = "What the same points teach without training a network, over draws of them: the mean and three quantiles."
+    told = "What the same points teach otherwise, over draws of them: the mean and three quantiles."
     heads = ["baseline", "points", "draws", "mIoU", "5 %", "50 %", "95 %"]
     return ["<h2>Baselines</h2>", pages.element("p", told, "note"), pages.table(heads, rows, sortable=True)]
 

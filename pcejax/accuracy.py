@@ -99,7 +99,7 @@ def measure(
             if against == "plain":
                 theirs, _ = _run(of_seed, "plain", workdir, f"{told}plain")
             else:
-                theirs = _run_torch(of_seed, workdir, f"{told}torch")
+                theirs = run_torch(of_seed, workdir, f"{told}torch")
             rows.append({"seed": seed, "ours": ours, "theirs": theirs})
             about = {"split": scores["split"], "protocol": scores["protocol"], "against": against}
             result = about | _summary(rows) | {"rows": [*rows], "config": json.loads(config.to_json())}
@@ -135,9 +135,18 @@ def _check(config: ml_collections.ConfigDict, against: str, seeds: Sequence[int]
     if not config.data.eval_split:
         raise UserError("data.eval_split=''; expected a split, which both sides are scored on")
     if against == "torch":
-        peers.check_fields(config, _FIELDS)
-        if not peers.has_torch():
-            raise UserError("--against=torch: torch is not installed; pip install .[bench]")
+        check_torch(config)
+
+
+def check_torch(config: ml_collections.ConfigDict) -> None:
+    """Checks that PyTorch can train the run of `config`.
+
+    Raises:
+      UserError: it lacks what the config has, or torch is not installed.
+    """
+    peers.check_fields(config, _FIELDS)
+    if not peers.has_torch():
+        raise UserError("torch is not installed; pip install .[bench]")
 
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -172,8 +181,12 @@ def _run(config: ml_collections.ConfigDict, do: str, workdir: Path, name: str) -
     return told, scores
 
 
-def _run_torch(config: ml_collections.ConfigDict, workdir: Path, name: str) -> dict[str, Any]:
-    """What `measure` tells of PyTorch's side, whose run is then in `workdir` as if we had trained it."""
+def run_torch(config: ml_collections.ConfigDict, workdir: Path, name: str) -> dict[str, Any]:
+    """What `measure` tells of PyTorch's side, whose run is then in `workdir` as if we had trained it.
+
+    Raises:
+      UserError: PyTorch's process, or the one that scores what it learnt, ended by an error.
+    """
     start = time.monotonic()
     builder = datasets.open_dataset(config.data.name, config.data.data_dir)
     legend, bands = datasets.legend_of(builder), datasets.bands_of(builder)

@@ -50,6 +50,8 @@ def get_config(name: str, size: str) -> ml_collections.ConfigDict:
     ablation.point_seeds = (0, 1, 2)  # draws of points, and of tiles
     ablation.point_seeds_of = {}  # axis -> level -> point seeds of its own
     ablation.baselines = {}  # name (pcejax/baselines.py) -> draws of points that it is taught by, at each budget
+    ablation.peer = ""  # config that PyTorch trains on the same labels, at each budget; "" for none; needs torch
+    ablation.peer_draws = (0,)  # of points, crops and initialisation
     ablation.prepare = {}  # options of scripts/prepare_data.py --dataset=synthetic_v1; {} where the dataset is a user's
     # Of an annotator's work, after Bearman et al., 2016, on PASCAL VOC: 22.1 an image for a click on each of its 1.5
     # classes, which are 2.4 a click and 1 for each of the 18.5 other classes, to be ruled out; 239.7 for a mask.
