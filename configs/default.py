@@ -24,6 +24,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     data.scale = 0.5  # training resolution: 1, 0.5 or 0.25 of the native one
     data.crop = 256  # side of a crop, pixels at the training scale
     data.anchored_share = 0.75  # share of the labelled tiles' crops laid around a labelled pixel, classes alike
+    # Of a frozen encoder, without a decoder: in so many flips, turns and lights of each tile the features of labelled
+    # pixels are computed once, and a step takes train.batch_size such pixels; 0 for steps that take crops.
+    data.cached_views = 0
     data.unlabelled_share = 0.0  # share of the batch cut from unlabelled_split
     data.tiles = "device"  # where decoded tiles are: "device", or "host", in a file cache that crops are cut from
     data.device_memory_share = 0.6  # of a device's memory, the most that resident tiles may take
@@ -68,6 +71,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     # What goes up again: "convolutions", a U-Net's | "none": the encoder's levels are joined, as fusion.fuse says, and
     # a pixel's logits are made of what lies under it.
     model.decoder = "convolutions"
+    model.scales = (1,)  # without a decoder: the encoder sees the image reduced so many times, some of 1, 2 and 4
     # Times down, 1 to 7, or to 5 with an EfficientNet; 2448 = 16 * 153, so 4 needs no padding at full resolution.
     model.depth = 4
     model.width = 32  # features of the first level

@@ -50,6 +50,7 @@ PEERS = ("plain", "torch")
 _PROGRESS_EVERY = 5.0  # seconds
 _FIELDS = peers.MODEL_FIELDS | {
     "train.accumulation": (1,),
+    "data.cached_views": (0,),
     "loss.partial_cross_entropy.weight": (1.0,),
     "loss.partial_cross_entropy.start": (0,),
     "loss.partial_cross_entropy.warmup_steps": (0,),

@@ -24,8 +24,8 @@ class Anchors(NamedTuple):
     by_class: list[np.ndarray]  # int32 [n, 3], one array a class that has labels
 
 
-def find_anchors(labels: list[np.ndarray], seed: int) -> Anchors:
-    """The labelled pixels of label tiles uint8 `[h, w]`, at most MAX_ANCHORS drawn per tile and class."""
+def find_anchors(labels: list[np.ndarray], seed: int, most: int = MAX_ANCHORS) -> Anchors:
+    """The labelled pixels of label tiles uint8 `[h, w]`, at most so many drawn per tile and class."""
     rng = np.random.default_rng([seed, 1])
     found: dict[int, list[np.ndarray]] = {}
     for tile, label in enumerate(labels):
@@ -33,8 +33,8 @@ def find_anchors(labels: list[np.ndarray], seed: int) -> Anchors:
         classes = label.reshape(-1)[flat]
         for class_id in np.unique(classes):
             pixels = flat[classes == class_id]
-            if pixels.size > MAX_ANCHORS:
-                pixels = rng.choice(pixels, MAX_ANCHORS, replace=False)
+            if pixels.size > most:
+                pixels = rng.choice(pixels, most, replace=False)
             row, col = np.divmod(pixels, label.shape[1])
             found.setdefault(int(class_id), []).append(np.stack([np.full_like(row, tile), row, col], 1))
     return Anchors([np.concatenate(found[class_id]).astype(np.int32) for class_id in sorted(found)])

@@ -49,6 +49,7 @@ MODEL_FIELDS = {
     "model.residual": (False,),
     "model.dropout": (0.0,),
     "model.fusion.at": ("",),
+    "model.scales": ((1,),),
 }
 """What PyTorch's side has of the fields of which it does not have all values."""
 

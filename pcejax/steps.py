@@ -38,7 +38,7 @@ def row_keys(key: jax.Array, name: str, plan: jax.Array | np.ndarray) -> jax.Arr
 
 
 def make_see(
-    augment: Callable[..., Views], *, num_classes: int, balance_crops: bool, bands: datasets.Bands
+    augment: Callable[..., Views], *, num_classes: int, balance_crops: bool, bands: datasets.Bands | None
 ) -> Callable[[tiles.Batch, jax.Array, jax.Array], tuple[dict[str, jax.Array], jax.Array]]:
     """`see(batch, plan, key_data)` -> what a step learns from, and the labelled pixels int32 `[b, C]` of each class.
 
@@ -48,7 +48,8 @@ def make_see(
 
     def see(batch: tiles.Batch, plan: jax.Array, key_data: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
         key = jax.random.wrap_key_data(key_data)
-        views = augment(row_keys(key, "augment", plan), tiles.scale_image(batch.image, bands), batch.label)
+        image = batch.image if bands is None else tiles.scale_image(batch.image, bands)
+        views = augment(row_keys(key, "augment", plan), image, batch.label)
         label_mask = views.label != IGNORE
         counts = jnp.stack([(views.label == class_id).sum((1, 2)) for class_id in range(num_classes)], -1)
         weights = batch.weights[:, :num_classes]
@@ -80,7 +81,7 @@ def make_train_step(
     ema_decay: float,
     balance_crops: bool = False,
     accumulation: int = 1,
-    bands: datasets.Bands = datasets.RGB,
+    bands: datasets.Bands | None = datasets.RGB,
 ) -> Callable[..., tuple[TrainState, metrics.StepMetrics]]:
     """`train_step(state, source, plan, knobs) -> (state, metrics)` for one device of the axis "data".
 
@@ -96,7 +97,7 @@ def make_train_step(
         Points in a cluster come into many anchored crops, and many into each: unbalanced, they drown the others.
       accumulation: micro-batches that a device's rows are taken in, one after the other: less memory, the same
         update. Batch norm's statistics are those of a micro-batch.
-      bands: of the images.
+      bands: of the images, None where they are features.
 
     Returns:
       The step. Its plan is int32 `[b, 4]`, this device's rows of the global batch.

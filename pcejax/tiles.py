@@ -297,6 +297,11 @@ def cut(tiles: Tiles, plan: jax.Array, size: int) -> Batch:
         label = jax.lax.dynamic_slice(tiles.labels, (tile, row, col), (1, size, size))
         return image[0], label[0]
 
+    if size == 1:
+        tile, row, col, _ = plan.T
+        of_pixel = (tile, row, col)
+        image, label = (array[of_pixel][:, None, None] for array in (tiles.images, tiles.labels))
+        return Batch(image, label, tiles.weights[tile])
     # One slice a crop: under vmap XLA makes them one gather, which copies pixel by pixel on CPUs.
     images, labels = zip(*(crop(plan[index]) for index in range(plan.shape[0])), strict=True)
     return Batch(jnp.stack(images), jnp.stack(labels), tiles.weights[plan[:, 0]])

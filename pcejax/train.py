@@ -17,6 +17,7 @@ from clu import parameter_overview
 
 from pcejax import (
     augment,
+    cached_features,
     datasets,
     evaluate,
     input_pipeline,
@@ -87,7 +88,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
     map_image = functools.partial(tiled_inference.map_image, map_rows)
     eval_tiles = tiles.read(builder, config.data.eval_split) if config.data.eval_split else []
     eval_tile_ids = [tile.tile_id for tile in eval_tiles]
-    tile_set = tiles.load(config, _print_decoding())
+    tile_set = tiles.load(config, _print_progress("decode"))
     input_pipeline.check(config, tile_set)
     about = taught.about_run(config, tile_set, legend, bands)
     evaluate.protocol(config, about, eval_tile_ids, config.data.eval_split)  # a mixed split ends the run here
@@ -112,23 +113,32 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
         print(f"model: {summary.describe(model_summary)}", flush=True)
         _print_start(config, tile_set, about)
 
+        seen_config, seen_tiles = config, tile_set
+        seen_bands: datasets.Bands | None = bands
+        augmented: Callable[..., augment.Views] = functools.partial(augment.augment, **config.augment)
+        if config.data.cached_views:
+            seen_tiles, levels = cached_features.compute(
+                config, tile_set, eval_model, state.ema_variables(), bands, _print_progress("encode")
+            )
+            model = models.create_model(config.model, num_logits, axis_name=parallel.AXIS, cached=levels)
+            seen_config, seen_bands, augmented = cached_features.of_pixels(config), None, cached_features.as_they_are
         resident = config.data.tiles == "device"
         train_step = parallel.map_train_step(
             steps.make_train_step(
                 model,
                 tx,
                 terms.make_terms(config.loss),
-                functools.partial(augment.augment, **config.augment),
+                augmented,
                 class_names=legend.names[:num_logits],
-                cut=functools.partial(tiles.cut, size=config.data.crop) if resident else lambda batch, plan: batch,
+                cut=functools.partial(tiles.cut, size=seen_config.data.crop) if resident else lambda batch, plan: batch,
                 ema_decay=config.train.ema_decay,
                 balance_crops=config.loss.balance_crops,
                 accumulation=config.train.accumulation,
-                bands=bands,
+                bands=seen_bands,
             ),
             resident=resident,
         )
-        log = training_log.TrainingLog(config, workdir, tile_set, first_step, unlogged)
+        log = training_log.TrainingLog(seen_config, workdir, seen_tiles, first_step, unlogged)
         due = _Due(config)
         state = parallel.replicate(state)
         class_weights = jnp.array(list(about["class_weights"].values()))
@@ -143,7 +153,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
 
         # Nothing crosses between host and device in the loop but what says so: the plan in, metrics out.
         with interrupts.deferred() as interrupted, jax.transfer_guard("disallow"):
-            for source, plan in input_pipeline.feed(config, tile_set, first_step):
+            for source, plan in input_pipeline.feed(seen_config, seen_tiles, first_step):
                 state, step_metrics = train_step(state, source, plan, knobs)
                 step += 1
                 log.add(step, step_metrics)
@@ -229,6 +239,8 @@ def _check(config: ml_collections.ConfigDict) -> None:
         )
     label_options(config.points)
     terms.make_terms(config.loss)
+    if config.data.cached_views:
+        cached_features.check(config)
     if config.loss.unknown_class_cross_entropy.weight and not config.train_unknown:
         raise UserError(
             "loss.unknown_class_cross_entropy takes unlabelled pixels as the unknown class, which has no logit; set "
@@ -260,7 +272,7 @@ def _check(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def _print_decoding() -> Callable[[int, int], None]:
+def _print_progress(what: str) -> Callable[[int, int], None]:
     progress, last = None, time.monotonic()
 
     def on_tile(done: int, total: int) -> None:
@@ -268,7 +280,7 @@ def _print_decoding() -> Callable[[int, int], None]:
         progress = progress or writers.Progress(total)
         if done == total or time.monotonic() - last > _DECODING_EVERY:
             last = time.monotonic()
-            print(f"decode: tiles {progress.line(done)}", flush=True)
+            print(f"{what}: tiles {progress.line(done)}", flush=True)
 
     return on_tile
 
@@ -288,9 +300,10 @@ def _print_start(config: ml_collections.ConfigDict, tile_set: tiles.TileSet, abo
     images = f"{len(tile_set.tile_ids)} labelled{f' and {unlabelled} unlabelled' if unlabelled else ''}"
     megabytes = sum(image.nbytes for image in tile_set.images) / 1e6
     per_device, accumulation = config.train.batch_size // jax.device_count(), config.train.accumulation
+    rows = "labelled pixels" if config.data.cached_views else "crops"
     place = "on each device" if config.data.tiles == "device" else "on the host"
     print(
-        f"devices: {parallel.describe()}; a step has {config.train.batch_size} crops, {per_device} on each device"
+        f"devices: {parallel.describe()}; a step has {config.train.batch_size} {rows}, {per_device} on each device"
         f"{f', in {accumulation} micro-batches' if accumulation > 1 else ''}\n"
         f"tiles: {images}, {megabytes:.0f} MB of images {place}\n"
         f"labels: {describe(label_options(config.points))}: {about['labelled_share']:.6%} of the pixels: {counts}",

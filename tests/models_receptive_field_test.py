@@ -40,7 +40,7 @@ def measured(config, length, axis=2, pixels=None, silent=()):
     """For each of `pixels`, counted from `middle`, the first and last column (axis 2) or row (axis 1) that it sees."""
     with jax.enable_x64(True):
         model = make_model(**config)
-        side = 2**config.depth
+        side = 2**config.depth * max(config.scales)
         shape = (1, side, length, 3) if axis == 2 else (1, length, side, 3)
         middle = length // 2 // side * side
         variables, image = constant_variables(model, shape, silent), jnp.ones(shape, jnp.float64)
@@ -78,6 +78,11 @@ CASES = {
     "plain control at both": ({"fusion": {"at": "both", "plain_control": True}}, 56),
     "plain without a decoder": ({"decoder": "none"}, 40),
     "efficientnet without a decoder": ({"encoder": "efficientnet-lite0", "depth": 2, "decoder": "none"}, 27),
+    "plain, two scales": ({"decoder": "none", "scales": (1, 2)}, 80),
+    "efficientnet, scales 2 and 4": (
+        {"encoder": "efficientnet-lite0", "depth": 1, "decoder": "none", "scales": (2, 4)},
+        44,
+    ),
     "efficientnet to stride 4": ({"encoder": "efficientnet-lite0", "depth": 2}, 31),
 }
 
@@ -88,7 +93,7 @@ def test_the_stated_field_is_that_of_the_gradient(fields, pixels):
     stated = receptive_field(config)
     branches = {"dilated": (3,), "pooling": (1, 2)}[config.fusion.branches]
     seen = measured(config, 2 * pixels + 64, silent=image_level(branches) if stated.whole_image else ())
-    assert seen == [seen_by(config, pixel) for pixel in range(2**config.depth)]
+    assert seen == [seen_by(config, pixel) for pixel in range(2**config.depth * max(config.scales))]
     assert max(last - first + 1 for first, last in seen) == stated.pixels == pixels
 
 

@@ -37,17 +37,12 @@ _QUESTIONS = {
 
 REMOVALS: dict[str, dict[str, Any]] = {
     "none": {},
-    "pretrained": {"model.pretrained": False, "model.frozen_stages": 0, "model.frozen_statistics": False},
-    "frozen": {
-        "model.frozen_stages": 0,
-        "model.frozen_statistics": False,
-        "optimizer.encoder_lr_factor": 0.1,
-    },
-    "head_on_levels": {"model.decoder": "convolutions", "model.width": 16},
+    "pretrained": {"model.pretrained": False},
+    "coarse_scales": {"model.scales": (1,)},
+    "fine_scales": {"model.scales": (4,)},
+    "views": {"data.cached_views": 1},
     "colour_moves": {"augment.brightness": 0.0, "augment.color": 0.0, "augment.contrast": 0.0},
     "dihedral_moves": {"augment.dihedral_moves": False},
-    "anchors": {"data.anchored_share": 0.0},
-    "balanced_crops": {"loss.balance_crops": False},
     "running_mean": {"train.ema_decay": 0.0},
 }
 """What each level sets: the recipe without the part that it is named after."""

@@ -12,13 +12,17 @@ from pcejax.errors import UserError
 from pcejax.models import blocks, encoders, fusion, summary, unet
 
 
-def create_model(config: ml_collections.ConfigDict, num_classes: int, axis_name: str | None = None) -> nn.Module:
+def create_model(
+    config: ml_collections.ConfigDict, num_classes: int, axis_name: str | None = None, cached: tuple[int, ...] = ()
+) -> nn.Module:
     """The model that `config` (the run's `config.model`) describes.
 
     Args:
       config: every field of `config.model`.
       num_classes: logits a pixel.
       axis_name: mapped axis over which batch norm is synchronised in training.
+      cached: features of each of the encoder's levels, where the model gets these instead of images: see
+        `cached_features.py`; () for images.
 
     Raises:
       UserError: a field has no such value.
@@ -27,7 +31,8 @@ def create_model(config: ml_collections.ConfigDict, num_classes: int, axis_name:
     width: float = config.width
     if config.gflops:
         width = _width_for(ml_collections.FrozenConfigDict(config), num_classes)
-    return _build(config, width, num_classes, axis_name)
+    model = _build(config, width, num_classes, axis_name)
+    return model.clone(encoder=unet.Cached(cached), features=(), scales=(1,)) if cached else model
 
 
 @functools.cache  # a run asks several times
@@ -79,6 +84,7 @@ def _build(config: ml_collections.ConfigDict, width: float, num_classes: int, ax
             fusion.Pyramid(features[0], fuse, conv, norm) if at in ("decoder", "both") or not goes_up else None
         ),
         fusion_decoder=multi_scale() if at in ("decoder", "both") else None,
+        scales=tuple(config.scales),
     )
 
 
@@ -105,6 +111,14 @@ def _check(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             f"model.frozen_stages={config.frozen_stages}; expected 0 to {levels}, the encoder's levels at "
             f"model.depth={config.depth}"
+        )
+    scales = tuple(config.scales)
+    if not scales or any(scale not in (1, 2, 4) for scale in scales) or len({*scales}) < len(scales):
+        raise UserError(f"model.scales={scales}; expected some of 1, 2 and 4, each once")
+    if scales != (1,) and config.decoder != "none":
+        raise UserError(
+            f"model.scales={scales} with model.decoder={config.decoder!r}, which goes up by the levels of one scale; "
+            "expected model.decoder='none', or model.scales=(1,)"
         )
     for field in ("width", "widening", "blocks"):
         if config[field] < 1:

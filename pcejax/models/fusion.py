@@ -160,6 +160,8 @@ class Pyramid(nn.Module):
                 init = nn.initializers.normal((2 / (self.features * len(levels))) ** 0.5)
                 kernel = self.param(f"kernel_{index}", init, (self.features, self.features))
                 x = ops.conv_1x1(x, kernel.astype(x.dtype))
-            joined = x if joined is None else ops.bilinear_2x(joined) + x
+            if joined is not None and joined.shape[1] < x.shape[1]:  # of single pixels all have one size
+                joined = ops.bilinear_2x(joined)
+            joined = x if joined is None else joined + x
         assert joined is not None  # a decoder has a level
         return nn.relu(self.norm(name="norm")(joined, train=train)) if self.fuse == "concat" else joined

@@ -23,7 +23,7 @@ class ReceptiveField(NamedTuple):
 
 def receptive_field(config: ml_collections.ConfigDict) -> ReceptiveField:
     """The receptive field of the model of `config` (a run's `config.model`), far from the image's border."""
-    spans = [seen_by(config, pixel) for pixel in range(2**config.depth)]
+    spans = [seen_by(config, pixel) for pixel in range(2**config.depth * max(config.scales))]
     whole_image = config.fusion.at != "" and not config.fusion.plain_control
     return ReceptiveField(max(last - first + 1 for first, last in spans), whole_image)
 
@@ -31,7 +31,8 @@ def receptive_field(config: ml_collections.ConfigDict) -> ReceptiveField:
 def seen_by(config: ml_collections.ConfigDict, pixel: int) -> tuple[int, int]:
     """The first and the last pixel of a row of the image that logit `pixel` of that row sees, means aside.
 
-    Followed is the way through the bottleneck: the skips, and the levels that a fusion joins, see less.
+    Followed is the way through the bottleneck of the image that is reduced most: the skips, and the levels that a
+    fusion joins, see less.
     """
     first = last = pixel
     if config.fusion.at in ("decoder", "both"):
@@ -42,21 +43,22 @@ def seen_by(config: ml_collections.ConfigDict, pixel: int) -> tuple[int, int]:
     interpolation = 0 if goes_up and config.upsample != "bilinear" else 1
     of_level = 2 * config.blocks  # each of two 3x3 convolutions
     on_way_up = of_level if goes_up else 0
-    for _ in range(config.depth):
+    reduction = max(config.scales)
+    for _ in range(config.depth + reduction.bit_length() - 1):
         first, last = (first - on_way_up - interpolation) // 2, (last + on_way_up + interpolation) // 2
     if config.fusion.at in ("bottleneck", "both"):
         first, last = first - _fusion_reach(config.fusion), last + _fusion_reach(config.fusion)
     if config.encoder == "plain":
         for _ in range(config.depth):
             first, last = 2 * (first - of_level), 2 * (last + of_level) + 1
-        return first - of_level, last + of_level
+        return reduction * (first - of_level), reduction * (last + of_level + 1) - 1
     convolutions = [(3, 2)]  # of the stem: side of the kernel, stride
     convolutions += [(b.size, b.stride) for b in encoders.layout(config.encoder) if b.level <= config.depth]
     for size, stride in reversed(convolutions):
         # Where a side is even, size - stride are lacking, of which the lesser half is padded in front.
         first = stride * first - (size - stride) // 2
         last = stride * last - (size - stride) // 2 + size - 1
-    return first, last
+    return reduction * first, reduction * (last + 1) - 1
 
 
 def _fusion_reach(fusion: ml_collections.ConfigDict) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pcejax import ops
 from pcejax.errors import UserError
@@ -48,13 +49,24 @@ class PlainEncoder(nn.Module):
         return levels
 
 
+class Cached(nn.Module):
+    """In an encoder's place: what one found before, side by side."""
+
+    features: tuple[int, ...]
+
+    def __call__(self, image: jax.Array, *, train: bool) -> list[jax.Array | None]:
+        """Float `[B, 1, 1, F]`, F the sum of `features` -> `[B, 1, 1, f]` of each of them."""
+        ends = np.cumsum(self.features)[:-1].tolist()
+        return [*jnp.split(image, ends, -1)]
+
+
 class UNet(nn.Module):
     """An encoder, and a decoder that goes up again with its levels as skips; decoder level l has `features[l]`.
 
     Multi-scale fusion (`fusion.py`) may follow the bottleneck, and what joins the decoder's levels before the head.
     Without a decoder, `goes_up` False, `fusion_pyramid` joins the encoder's levels instead (Xie et al., 2021,
-    "SegFormer"). An image of any size goes in that has a pixel for the deepest level: it is padded to a multiple of
-    `2**len(features)` by its edge and cropped again.
+    "SegFormer"), and those of the image reduced `scales` times. An image of any size goes in that has a pixel for the
+    deepest level: it is padded to a multiple of what that level spans, by its edge, and cropped again.
     """
 
     num_classes: int
@@ -68,6 +80,37 @@ class UNet(nn.Module):
     fusion_bottleneck: nn.Module | None = None
     fusion_pyramid: nn.Module | None = None
     fusion_decoder: nn.Module | None = None
+    scales: tuple[int, ...] = (1,)
+
+    def levels(self, image: jax.Array, *, train: bool) -> list[jax.Array | None]:
+        """The encoder's features of images `[B, H, W, bands]`, padded; level l has stride 2**l.
+
+        Of several `scales`, those of one stride side by side.
+
+        Raises:
+          UserError: the image is too small for so many levels.
+        """
+        _, height, width, _ = image.shape
+        span = self._span()
+        if min(height, width) < span:
+            raise UserError(
+                f"an image of {height}x{width} pixels in a model of model.depth={len(self.features)}, which with "
+                f"model.scales={self.scales} divides its sides by {span}; expected {span} pixels or more a side; "
+                "lower model.depth, or make data.crop and inference.window larger"
+            )
+        bottom, right = (-n % span for n in (height, width))
+        padded = jnp.pad(image, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="edge")
+        by_stride: dict[int, list[jax.Array]] = {}
+        for scale in self.scales:
+            for index, level in enumerate(self.encoder(_reduced(padded, scale), train=train)):
+                if level is not None:
+                    by_stride.setdefault(index + scale.bit_length() - 1, []).append(level)
+        found = (by_stride.get(index) for index in range(max(by_stride) + 1))
+        return [jnp.concatenate(of_stride, -1) if of_stride else None for of_stride in found]
+
+    def _span(self) -> int:
+        """Pixels of the image under one of the deepest level."""
+        return 2 ** len(self.features) * max(self.scales)
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool, dropout_keys: jax.Array | None = None) -> jax.Array:
@@ -82,16 +125,8 @@ class UNet(nn.Module):
           UserError: the image is too small for so many levels.
         """
         _, height, width, _ = image.shape
-        depth = len(self.features)
-        if min(height, width) < 2**depth:
-            raise UserError(
-                f"an image of {height}x{width} pixels in a model of model.depth={depth}, which divides its sides by "
-                f"{2**depth}; expected {2**depth} pixels or more a side; lower model.depth, or make data.crop and "
-                "inference.window larger"
-            )
-        bottom, right = (-n % 2**depth for n in (height, width))
-        padded = jnp.pad(image, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="edge")
-        *skips, x = self.encoder(padded, train=train)
+        *skips, x = self.levels(image, train=train)
+        assert x is not None  # an encoder has a deepest level
         if self.fusion_bottleneck is not None:
             x = self.fusion_bottleneck(x, train=train)
         if train and self.dropout:
@@ -105,7 +140,7 @@ class UNet(nn.Module):
         if self.fusion_decoder is not None:
             x = self.fusion_decoder(x, train=train)
         logits = blocks.Head(self.num_classes, name="head")(x)
-        while logits.shape[1] < padded.shape[1]:
+        while logits.shape[1] < height + -height % self._span():
             logits = ops.bilinear_2x(logits)
         return logits[:, :height, :width]
 
@@ -120,3 +155,11 @@ class UNet(nn.Module):
             x = self.level(self.features[index], name=f"decoder_{index}")(x, train=train)
             levels.insert(0, x)
         return levels
+
+
+def _reduced(image: jax.Array, scale: int) -> jax.Array:
+    """Means of blocks of `scale` x `scale` pixels."""
+    if scale == 1:
+        return image
+    batch, height, width, bands = image.shape
+    return image.reshape(batch, height // scale, scale, width // scale, scale, bands).mean((2, 4))

@@ -1,0 +1,159 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from runs_for_tests import config_of, prepare, state_of
+
+from pcejax import cached_features, datasets, models, runs, tiles, train
+from pcejax.checkpoints import Checkpoints
+from pcejax.errors import UserError
+from pcejax.legend import IGNORE
+
+RECIPE = {
+    "model.encoder": "efficientnet-lite0",
+    "model.pretrained": False,
+    "model.depth": 2,
+    "model.scales": (1, 2),
+    "model.frozen_stages": 2,
+    "model.frozen_statistics": True,
+    "model.decoder": "none",
+    "model.width": 8,
+    "model.norm": "batch",
+    "data.cached_views": 3,
+    "data.crop": 48,
+    "train.batch_size": 16,
+}
+"""Windows of 48 pixels, three a side of a tile."""
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    prepare(folder := tmp_path_factory.mktemp("data"))
+    return folder
+
+
+def recipe(data_dir, **overrides):
+    return config_of(data_dir, **(RECIPE | overrides))
+
+
+def computed(config, progress=None):
+    tile_set = tiles.load(config)
+    model = models.create_model(config.model, 6)
+    variables = state_of(config, 6).ema_variables()
+    variables["batch_stats"] = jax.tree.map(np.abs, variables["batch_stats"])  # variances
+    on_tile = (lambda *at: progress.append(at)) if progress is not None else (lambda *_: None)
+    cached, dims = cached_features.compute(config, tile_set, model, variables, datasets.RGB, on_tile)
+    return tile_set, model, variables, cached, dims
+
+
+UNMOVED = {"augment.dihedral_moves": False, "augment.brightness": 0.0, "augment.color": 0.0, "augment.contrast": 0.0}
+
+
+def test_a_view_that_moves_nothing_is_what_the_encoder_sees_of_each_labelled_pixel(data_dir):
+    """A whole tile in one window, where the order of pixels is theirs."""
+    config = recipe(data_dir, **UNMOVED, **{"data.crop": 96, "data.cached_views": 1})
+    tile_set, model, variables, cached, dims = computed(config)
+    assert dims == (16, 24 + 16, 24)
+    for image, label, features, classes in zip(
+        tile_set.images, tile_set.labels, cached.images, cached.labels, strict=True
+    ):
+        levels = model.apply(variables, tiles.scale_image(image[None]), train=False, method="levels")
+        wide = [jax.image.resize(x[0], (96, 96, x.shape[-1]), "bilinear") for x in levels if x is not None]
+        at = np.nonzero(label != IGNORE)
+        expected = jnp.concatenate(wide, -1)[at]
+        np.testing.assert_allclose(features[:, 0], expected, rtol=1e-3, atol=1e-3 * float(jnp.abs(expected).max()))
+        np.testing.assert_array_equal(classes[:, 0], label[at])
+
+
+@pytest.mark.parametrize("crop", [48, 96])
+def test_each_view_of_a_tile_has_each_of_its_labelled_pixels_once(data_dir, crop):
+    progress = []
+    tile_set, _, _, cached, dims = computed(recipe(data_dir, **{"data.crop": crop}), progress)
+    assert cached.tile_ids == [tile_id for tile_id in tile_set.tile_ids for _ in range(3)]
+    assert progress == [(1, 3), (2, 3), (3, 3)]
+    for index, (image, label) in enumerate(zip(cached.images, cached.labels, strict=True)):
+        whole = tile_set.labels[index // 3]
+        assert sorted(label[:, 0]) == sorted(whole[whole != IGNORE])
+        assert (image.shape, image.dtype) == ((len(label), 1, sum(dims)), np.float32)
+        assert label.dtype == np.uint8
+        np.testing.assert_array_equal(cached.weights[index], tile_set.weights[index // 3])
+
+
+def test_views_differ_and_are_the_same_in_each_run_of_a_seed(data_dir):
+    *_, first, _ = computed(recipe(data_dir))
+    *_, again, _ = computed(recipe(data_dir))
+    *_, other, _ = computed(recipe(data_dir, seed=1))
+    for one, same in zip(first.images, again.images, strict=True):
+        np.testing.assert_array_equal(one, same)
+    assert not np.allclose(first.images[0], first.images[1], rtol=1e-2)
+    assert not np.allclose(first.images[0], other.images[0], rtol=1e-2)
+
+
+def test_a_pixel_alone_gets_the_logits_that_it_has_in_its_image(data_dir):
+    """Where nothing changes from pixel to pixel, interpolation is none."""
+    config = recipe(data_dir)
+    model, variables = models.create_model(config.model, 6), state_of(config, 6).ema_variables()
+    variables["batch_stats"] = jax.tree.map(np.abs, variables["batch_stats"])
+    image = jnp.full((1, 96, 96, 3), 0.3)
+    levels = model.apply(variables, image, train=False, method="levels")
+    whole = model.apply(variables, image, train=False)[0, 48, 48]
+    middle = jnp.concatenate([x[:, x.shape[1] // 2, x.shape[1] // 2] for x in levels if x is not None], -1)
+    dims = tuple(x.shape[-1] for x in levels if x is not None)
+    alone = models.create_model(config.model, 6, cached=dims).apply(variables, middle[:, None, None], train=False)
+    assert alone.shape == (1, 1, 1, 6)
+    np.testing.assert_allclose(alone[0, 0, 0], whole, rtol=1e-4, atol=1e-4)
+
+
+def test_a_dense_mask_gives_some_pixels_of_each_class(data_dir, monkeypatch):
+    monkeypatch.setattr(cached_features, "MAX_PIXELS", 7)
+    config = recipe(data_dir, **{"points.annotator": "dense"})
+    tile_set, _, _, cached, _ = computed(config)
+    for index, label in enumerate(cached.labels):
+        classes, counts = np.unique(label, return_counts=True)
+        there, whole = np.unique(tile_set.labels[index // 3], return_counts=True)
+        known = there != IGNORE
+        np.testing.assert_array_equal(classes, there[known])
+        np.testing.assert_array_equal(counts, np.minimum(whole[known], 7))
+
+
+def test_a_window_has_the_pixels_that_it_holds_farthest_inside():
+    np.testing.assert_array_equal(cached_features._owner([0, 4], 10, 6), [0] * 5 + [1] * 5)
+    np.testing.assert_array_equal(cached_features._owner([0], 3, 3), [0] * 3)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("model.frozen_stages", 1, "expected 2"),
+        ("model.frozen_statistics", False, "expected True"),
+        ("model.decoder", "convolutions", "model.scales"),
+        ("model.dropout", 0.1, "expected 0.0"),
+        ("loss.entropy.weight", 0.1, "expected 0.0"),
+    ],
+)
+def test_what_cannot_be_computed_once_is_refused_before_anything_starts(data_dir, tmp_path, field, value, told):
+    with pytest.raises(UserError, match=rf"{field}={value!r} with data.cached_views=3; expected|{told}"):
+        train.train_and_evaluate(recipe(data_dir, **{field: value}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_learns_from_pixels_and_goes_on_where_it_was_cut(data_dir, tmp_path, monkeypatch):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    config = recipe(data_dir, **{"train.num_steps": 6, "train.checkpoint_every_steps": 3, "train.log_every_steps": 1})
+    result = train.train_and_evaluate(config, whole)
+    assert result["protocol"] == "across"
+    saved = Checkpoints.save
+
+    def stop(self, *args):
+        saved(self, *args)
+        self.wait() if hasattr(self, "wait") else None
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train.train_and_evaluate(config, cut)
+    monkeypatch.setattr(Checkpoints, "save", saved)
+    again = train.train_and_evaluate(config, cut)
+    assert again["confusion_matrix"] == result["confusion_matrix"]
+    assert (cut / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+    assert runs.read_config(cut) == runs.read_config(whole)
