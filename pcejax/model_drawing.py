@@ -237,6 +237,11 @@ def _key(config: ml_collections.ConfigDict) -> list[str]:
             "encoder's block: 1×1, depthwise and 1×1 convolution, batch norm, ReLU6; level 1 begins with a 3×3"
         )
     way_up = f"up (×2): {up}; grey: concatenated" if goes_up else "up: bilinear interpolation, the logits' too"
+    if tuple(config.scales) != (1,):
+        sides = ", ".join(f"1/{scale}" if scale > 1 else "1" for scale in config.scales)
+        lines.append(
+            f"the encoder, drawn once, sees the image at {sides} of its sides; equal strides stand side by side"
+        )
     lines.append(f"down: {'max-pooling 2×2' if plain else 'strides of 2'}; {way_up}")
     of_branches = "; after a colon, a branch's features" if config.fusion.at else ""
     return [*lines, f"numbers with k and M are parameters{of_branches}"]
