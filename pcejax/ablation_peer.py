@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -87,11 +88,6 @@ def _runs(ablation: ml_collections.ConfigDict, arms: Sequence[Arm]) -> Iterator[
                 ours = ablation_grid.config_of(ablation, arm.overrides)
                 theirs = ablation_grid.load(ablation.peer)
                 theirs.points = ours.points.copy_and_resolve_references()
-                theirs.update_from_flattened_dict({field: _value(ours, field) for field in _SHARED})
+                theirs.update_from_flattened_dict({field: operator.attrgetter(field)(ours) for field in _SHARED})
                 theirs.seed = theirs.points.seed = draw
                 yield _Run(level, draw, fold, theirs.lock())
-
-
-def _value(config: ml_collections.ConfigDict, field: str) -> object:
-    section, name = field.split(".")
-    return config[section][name]

@@ -36,8 +36,11 @@ def check(config: ml_collections.ConfigDict) -> None:
     """Checks that a run whose `data.cached_views` is above 0 can learn from pixels.
 
     Raises:
-      UserError: a part of the encoder moves, there is a decoder, or the loss asks for more than labelled pixels.
+      UserError: fewer views than one, a part of the encoder moves, there is a decoder, or the loss asks for more than
+        labelled pixels.
     """
+    if config.data.cached_views < 1:
+        raise UserError(f"data.cached_views={config.data.cached_views}; expected 1 or more, or 0 for steps of crops")
     pixelwise = ("partial_cross_entropy", "hard_pixel_cross_entropy", "partial_dice")
     known: dict[str, tuple[Any, ...]] = {
         "model.frozen_statistics": (True,),
