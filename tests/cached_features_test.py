@@ -135,7 +135,7 @@ def test_what_cannot_be_computed_once_is_refused_before_anything_starts(data_dir
     with pytest.raises(UserError, match=rf"{field}={value!r} with data.cached_views=3; {told}"):
         train.train_and_evaluate(recipe(data_dir, **{field: value}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    with pytest.raises(UserError, match="data.cached_views=-1; expected 1 or more, or 0"):
+    with pytest.raises(UserError, match=r"data.cached_views=-1; expected 1 or more, or 0"):
         train.train_and_evaluate(recipe(data_dir, **{"data.cached_views": -1}), tmp_path / "run")
 
 
