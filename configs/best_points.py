@@ -26,7 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.frozen_statistics = True
     config.model.decoder = "none"
     config.model.scales = (1, 2, 4)
-    config.model.width = 64
+    config.model.width = 256
     config.model.norm = "batch"
     config.optimizer.learning_rate = 3e-3
     config.train.num_steps = 700
