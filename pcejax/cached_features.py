@@ -3,25 +3,26 @@
 An encoder that stays as it is sees the same in every epoch. Each tile is moved and lit in some ways, goes through the
 encoder by windows of `data.crop` pixels that overlap as those of mapping do, and of each labelled pixel the levels are
 kept as they are interpolated there ("hypercolumns": Hariharan et al., 2015), from the window that it is farthest inside
-of. To the rest of training these are tiles one pixel wide, and crops of one pixel.
+of. They stay in `data.cache_dir` for other runs. To the rest of training these are tiles one pixel wide, and crops of
+one pixel.
 """
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from pcejax import augment, datasets, input_pipeline, terms, tiles
+from pcejax import augment, datasets, feature_cache, input_pipeline, terms, tiles
 from pcejax.errors import UserError
 from pcejax.frozen_features import interpolated
-from pcejax.legend import IGNORE
 from pcejax.tiled_inference import window_starts
 from pcejax.train_state import named_key
 
@@ -29,7 +30,8 @@ MAX_PIXELS = 200
 """Kept of a tile's pixels of a class: all points, part of a dense mask."""
 
 OnTile = Callable[[int, int], None]
-See = Callable[[Any, jax.Array, np.ndarray, np.ndarray], tuple[list[jax.Array | None], jax.Array]]
+Seen = tuple[list[np.ndarray | None], np.ndarray]
+See = Callable[[jax.Array, np.ndarray, np.ndarray], Seen]
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -95,21 +97,31 @@ def compute(
       A tile for each view of each tile: "images" float32 `[n, 1, F]` of its `n` labelled pixels, labels uint8
       `[n, 1]`; and the features of each level, whose sum is F.
     """
-    see = _make_see(config, model, bands)
+    views = config.data.cached_views
+    lowered = _lower(config, model, variables, bands, tile_set.images[0])
+
+    @functools.cache
+    def compiled() -> Callable[..., Any]:
+        return lowered.compile()
+
+    def see(key: jax.Array, image: np.ndarray, numbers: np.ndarray) -> Seen:
+        return jax.device_get(compiled()(variables, key, image, numbers))
+
+    dims = tuple(level.shape[-1] for level in lowered.out_info[0] if level is not None)
+    encoder = jax.device_get(jax.tree.leaves({kind: tree["encoder"] for kind, tree in variables.items()}))
+    seen_with = feature_cache.digest(lowered.as_text(), config.inference.overlap, config.seed, views, *encoder)
+    folder = Path(config.data.cache_dir).expanduser() / config.data.name / "features"
     images: list[np.ndarray] = []
     labels: list[np.ndarray] = []
-    dims: tuple[int, ...] = ()
-    for index, (image, label) in enumerate(zip(tile_set.images, tile_set.labels, strict=True)):
-        kept = _some(label, config.seed)
-        for view in range(config.data.cached_views):
-            key = jax.random.fold_in(named_key(jax.random.key(config.seed), "views"), view)
-            found = [*_features(see, variables, jax.random.fold_in(key, index), image, kept, config)]
-            features, classes = (np.concatenate(parts) for parts in zip(*((f, c) for f, c, _ in found), strict=True))
-            dims = found[0][2]
-            images.append(features[:, None])
-            labels.append(classes[:, None])
+    for index, tile_id in enumerate(tile_set.tile_ids):
+        image, label = tile_set.images[index], tile_set.labels[index]
+        pixels = _some(label, config.seed)
+        path = folder / f"{tile_id}-{feature_cache.digest(seen_with, image)}.npz"
+        of_pixels = functools.partial(_features, see, sum(dims), config, tile_id, image)
+        features = feature_cache.gather(path, pixels, of_pixels)
+        images += [of_view[:, None] for of_view in features]
+        labels += [label.ravel()[pixels][:, None]] * len(features)
         on_tile(index + 1, len(tile_set.labels))
-    views = config.data.cached_views
 
     def repeated(values: list[Any]) -> list[Any]:
         return [value for value in values for _ in range(views)]
@@ -120,52 +132,63 @@ def compute(
 
 
 def _some(label: np.ndarray, seed: int) -> np.ndarray:
-    """The label tile, with MAX_PIXELS of each class at most."""
-    kept = np.full_like(label, IGNORE)
-    for pixels in input_pipeline.find_anchors([label], seed, MAX_PIXELS).by_class:
-        row, col = pixels[:, 1], pixels[:, 2]
-        kept[row, col] = label[row, col]
-    return kept
+    """Labelled pixels int64 `[n]`, row * W + column: MAX_PIXELS of each class at most."""
+    found = input_pipeline.find_anchors([label], seed, MAX_PIXELS).by_class
+    at = np.concatenate([np.empty((0, 3), np.int64), *found])
+    return np.unique(at[:, 1] * label.shape[1] + at[:, 2])
 
 
-def _make_see(config: ml_collections.ConfigDict, model: nn.Module, bands: datasets.Bands) -> See:
-    """`(variables, key, image [1, S, S, bands], label [1, S, S]) -> levels, label`, moved and lit by the key."""
+def _lower(
+    config: ml_collections.ConfigDict, model: nn.Module, variables: Any, bands: datasets.Bands, image: np.ndarray
+) -> jax.stages.Lowered:
+    """`(variables, key, image [1, S, S, bands], numbers of pixels int32 [1, S, S]) -> levels, numbers`, both moved."""
 
     def see(
-        variables: Any, key: jax.Array, image: np.ndarray, label: np.ndarray
+        variables: Any, key: jax.Array, image: jax.Array, numbers: jax.Array
     ) -> tuple[list[jax.Array | None], jax.Array]:
         light: dict[str, Any] = dict(config.augment)
-        views = augment.augment(key[None], tiles.scale_image(image, bands), jnp.asarray(label), **light)
+        views = augment.augment(key[None], tiles.scale_image(image, bands), numbers, **light)
         levels: Any = model.apply(variables, views.image, train=False, method="levels")
         return [None if level is None else level[0] for level in levels], views.label[0]
 
-    return jax.jit(see)
+    shape = (1, config.data.crop, config.data.crop)
+    window = jax.ShapeDtypeStruct((*shape, image.shape[-1]), image.dtype)
+    return jax.jit(see).lower(variables, jax.random.key(0), window, jax.ShapeDtypeStruct(shape, np.int32))
 
 
 def _features(
-    see: See,
-    variables: Any,
-    key: jax.Array,
-    image: np.ndarray,
-    label: np.ndarray,
-    config: ml_collections.ConfigDict,
-) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[int, ...]]]:
-    """Features float32 `[n, F]`, classes uint8 `[n]` and the features of each level, by windows of a tile."""
+    see: See, num: int, config: ml_collections.ConfigDict, tile_id: str, image: np.ndarray, pixels: np.ndarray
+) -> np.ndarray:
+    """Features float32 `[views, n, num]` of a tile's pixels int64 `[n]`."""
+    numbers = np.full(image.shape[:2], -1, np.int32)
+    numbers.flat[pixels] = np.arange(len(pixels))
+    key = named_key(jax.random.key(config.seed), f"views of {tile_id}")
+    features = np.empty((config.data.cached_views, len(pixels), num), np.float32)
+    for view, of_view in enumerate(features):
+        for at, of_window in _by_windows(see, jax.random.fold_in(key, view), config, image, numbers):
+            of_view[at] = of_window
+    return features
+
+
+def _by_windows(
+    see: See, key: jax.Array, config: ml_collections.ConfigDict, image: np.ndarray, numbers: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Numbers `[n]` of a tile's pixels and their features float32 `[n, F]`, of each window that has some."""
     size = config.data.crop
-    starts = [window_starts(side, size, min(config.inference.overlap, size - 1)) for side in label.shape]
-    owner = [_owner(of_axis, side, size) for of_axis, side in zip(starts, label.shape, strict=True)]
+    starts = [window_starts(side, size, min(config.inference.overlap, size - 1)) for side in numbers.shape]
+    owner = [_owner(of_axis, side, size) for of_axis, side in zip(starts, numbers.shape, strict=True)]
     for row, top in enumerate(starts[0]):
         for col, left in enumerate(starts[1]):
             window = np.s_[top : top + size, left : left + size]
             mine = np.ix_(owner[0][window[0]] == row, owner[1][window[1]] == col)
-            own = np.full((size, size), IGNORE, np.uint8)
-            own[mine] = label[window][mine]
-            if (own == IGNORE).all():
+            own = np.full((size, size), -1, np.int32)
+            own[mine] = numbers[window][mine]
+            if (own < 0).all():
                 continue
-            levels, moved = jax.device_get(see(variables, key, image[window][None], own[None]))
-            at = np.nonzero(moved != IGNORE)
+            levels, moved = see(key, image[window][None], own[None])
+            at = np.nonzero(moved >= 0)
             parts = [interpolated(x, at[0], at[1], 2**index) for index, x in enumerate(levels) if x is not None]
-            yield np.concatenate(parts, -1), moved[at], tuple(part.shape[-1] for part in parts)
+            yield moved[at], np.concatenate(parts, -1)
 
 
 def _owner(starts: list[int], side: int, size: int) -> np.ndarray:

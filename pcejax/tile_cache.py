@@ -6,11 +6,13 @@ dataset prepared anew is never taken for the old one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -26,17 +28,27 @@ def path_of(folder: Path, tile_id: str, encoded: bytes, factor: int) -> Path:
 def mapped(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
     """The array at `path`, read-only and mapped; made and written first where it is not there yet."""
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".partial-{uuid.uuid4().hex}")  # processes of several hosts may make it at once
-        try:
-            with partial.open("wb") as file:
-                np.save(file, make())
-            partial.replace(path)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written: {error}; free some space, or set data.cache_dir") from error
-        finally:
-            partial.unlink(missing_ok=True)
+        write(path, lambda file: np.save(file, make()))
     return np.load(path, mmap_mode="r")
+
+
+def write(path: Path, save: Callable[[BinaryIO], None]) -> None:
+    """Writes a file whole or not at all, its folders too; processes of several hosts may write it at once.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    partial = path.with_suffix(f".partial-{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            save(file)
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error}; free some space, or set data.cache_dir") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def check_space(folder: Path, needed: int) -> None:

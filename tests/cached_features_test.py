@@ -1,10 +1,12 @@
+import tempfile
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from runs_for_tests import config_of, prepare, state_of
 
-from pcejax import cached_features, datasets, models, runs, tiles, train
+from pcejax import cached_features, datasets, feature_cache, models, runs, tiles, train
 from pcejax.checkpoints import Checkpoints
 from pcejax.errors import UserError
 from pcejax.legend import IGNORE
@@ -33,10 +35,17 @@ def data_dir(tmp_path_factory):
 
 
 def recipe(data_dir, **overrides):
-    return config_of(data_dir, **(RECIPE | overrides))
+    return config_of(data_dir, **(RECIPE | {"data.cache_dir": str(data_dir / "cache")} | overrides))
 
 
-def computed(config, progress=None):
+def computed(config, progress=None, cache=None):
+    """With a cache of its own, or in the folder `cache`."""
+    with tempfile.TemporaryDirectory() as own, config.unlocked():
+        config.data.cache_dir = str(cache or own)
+        return _computed(config, progress)
+
+
+def _computed(config, progress):
     tile_set = tiles.load(config)
     model = models.create_model(config.model, 6)
     variables = state_of(config, 6).ema_variables()
@@ -114,6 +123,71 @@ def test_a_dense_mask_gives_some_pixels_of_each_class(data_dir, monkeypatch):
         known = there != IGNORE
         np.testing.assert_array_equal(classes, there[known])
         np.testing.assert_array_equal(counts, np.minimum(whole[known], 7))
+
+
+def test_what_one_run_computed_no_other_computes_again(data_dir, tmp_path, monkeypatch):
+    """Points are nested: the more have the fewer, and what is kept is as it would have been alone."""
+    few, many = (recipe(data_dir, **{"points.budget": budget}) for budget in (2, 4))
+    *_, alone, _ = computed(few)
+    *_, whole, _ = computed(many)
+    first = computed(few, cache=tmp_path)[3]
+    asked = []
+    features = cached_features._features
+    monkeypatch.setattr(cached_features, "_features", lambda *a: asked.append(a[-1].size) or features(*a))
+    then, again = computed(many, cache=tmp_path)[3], computed(few, cache=tmp_path)[3]
+    assert asked == [len(whole.images[3 * tile]) - len(alone.images[3 * tile]) for tile in range(3)]
+    for found, expected in ((first, alone), (then, whole), (again, alone)):
+        for name in ("images", "labels"):
+            for one, same in zip(getattr(found, name), getattr(expected, name), strict=True):
+                np.testing.assert_array_equal(one, same)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"data.cached_views": 2},
+        {"data.crop": 64},
+        {"inference.overlap": 8},
+        {"augment.brightness": 0.4},
+        {"model.scales": (1, 4)},
+        {"model.dtype": "bfloat16"},
+    ],
+    ids=str,
+)
+def test_features_seen_otherwise_are_computed_anew(data_dir, tmp_path, change):
+    computed(recipe(data_dir), cache=tmp_path)
+    kept = {*tmp_path.rglob("*.npz")}
+    assert len(kept) == 3
+    *_, found, _ = computed(recipe(data_dir, **change), cache=tmp_path)
+    *_, alone, _ = computed(recipe(data_dir, **change))
+    assert len({*tmp_path.rglob("*.npz")} - kept) == 3
+    for one, same in zip(found.images, alone.images, strict=True):
+        np.testing.assert_array_equal(one, same)
+
+
+def test_a_tile_without_a_label_has_no_pixel(data_dir, tmp_path):
+    config = recipe(data_dir)
+    tile_set = tiles.load(config)
+    tile_set.labels[1] = np.full_like(tile_set.labels[1], IGNORE)
+    model, variables = models.create_model(config.model, 6), state_of(config, 6).ema_variables()
+    with config.unlocked():
+        config.data.cache_dir = str(tmp_path)
+    cached, dims = cached_features.compute(config, tile_set, model, variables, datasets.RGB, lambda *_: None)
+    assert cached.images[3].shape == (0, 1, sum(dims))
+    assert cached.labels[3].shape == (0, 1)
+
+
+def test_a_file_of_features_that_is_not_whole_says_what_to_do(tmp_path):
+    path = tmp_path / "a.npz"
+    path.write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"a.npz: cannot be read: .*; remove it, and it is computed again"):
+        feature_cache.gather(path, np.arange(2), lambda pixels: np.zeros((1, pixels.size, 3), np.float32))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"b.npz: cannot be written: .*; free some space, or set data.cache_dir"):
+        feature_cache.gather(
+            tmp_path / "file" / "b.npz", np.arange(2), lambda pixels: np.zeros((1, pixels.size, 3), np.float32)
+        )
 
 
 def test_a_window_has_the_pixels_that_it_holds_farthest_inside():
