@@ -30,7 +30,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     data.unlabelled_share = 0.0  # share of the batch cut from unlabelled_split
     data.tiles = "device"  # where decoded tiles are: "device", or "host", in a file cache that crops are cut from
     data.device_memory_share = 0.6  # of a device's memory, the most that resident tiles may take
-    data.cache_dir = "cache"  # of tiles on the host; runs share it
+    data.cache_dir = "cache"  # of tiles on the host, and of what a frozen encoder saw; runs share it
     data.host_threads = 2  # that cut crops on the host; batches do not depend on how many
 
     config.points = points = ml_collections.ConfigDict()
