@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from pcejax import parallel, tiles
+from pcejax import parallel, smoothing, tiles
 from pcejax.ahead import ahead
 from pcejax.errors import UserError
 
@@ -72,14 +72,17 @@ def make_mapper(
       dihedral_moves: whether logits are means over the window's flips and quarter turns, for eight times the work.
 
     Raises:
-      UserError: the windows' overlap or batch does not fit.
+      UserError: the windows' overlap or batch does not fit, or the smoothing is negative.
     """
     window, overlap = config.inference.window, config.inference.overlap
     if not 0 <= overlap < window:
         raise UserError(f"inference.overlap={overlap}; expected 0 to below inference.window={window}")
     batch = parallel.rows_per_device(config.inference.batch_size, "inference.batch_size") * jax.local_device_count()
     factor = tiles.reduction(config.data.scale)
-    mapped_step = parallel.map_eval_step(eval_step)
+    sigma = config.inference.smoothing_px / factor
+    if sigma < 0:
+        raise UserError(f"inference.smoothing_px={config.inference.smoothing_px}; expected 0 or more native pixels")
+    mapped_step = parallel.map_eval_step(smoothing.smoothed(eval_step, sigma))
     moves = range(8) if dihedral_moves else range(1)
 
     def map_rows(variables: Any, read: ReadRows, shape: tuple[int, ...], finish: Finish) -> Generator[Any, None, None]:
