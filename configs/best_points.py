@@ -36,6 +36,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.train.checkpoint_every_steps = 700
     config.inference.window = 1280
     config.inference.overlap = 112
-    config.inference.smoothing_px = 24.0  # 12 m of DeepGlobe's 0.5 m, where land cover is drawn in larger patches
+    config.inference.smoothing_m = 12.0  # land cover is drawn in larger patches
     config.inference.batch_size = 1
     return config

@@ -7,7 +7,8 @@ import functools
 import importlib
 import math
 import re
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pcejax.errors import UserError
@@ -82,6 +83,20 @@ def frame_of(where: str, tile_id: str, frames: Mapping[str, Frame]) -> Frame:
             f"expected one such as {', '.join(map(repr, near))}"
         )
     return frames[tile_id]
+
+
+def metres(frames: Sequence[Frame]) -> float:
+    """The side of a pixel on the ground, the median of frames; 0 where some lie nowhere, or in no unit of length."""
+    sides = []
+    for frame in frames:
+        if frame.transform is None or frame.crs is None:
+            return 0.0
+        crs = import_geo("rasterio").crs.CRS.from_user_input(frame.crs)
+        if not crs.is_projected:
+            return 0.0
+        a, b, _, d, e, _ = frame.transform
+        sides.append(math.sqrt(abs(a * e - b * d)) * crs.linear_units_factor[1])
+    return statistics.median(sides)
 
 
 def import_geo(module: str) -> Any:

@@ -43,13 +43,13 @@ def measure_predict(config: ml_collections.ConfigDict, side: int) -> dict[str, A
       work on the machine hardly changes; "reading_seconds" and "writing_seconds" of these alone, which are done while
       the model works; "peak_bytes" of the process.
     """
-    bands, legend = datasets.RGB, DEEPGLOBE
+    bands, legend = datasets.RGB._replace(metres=datasets.DEEPGLOBE_METRES), DEEPGLOBE
     model = models.create_model(config.model, trained.num_logits(config, legend))
     tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps)
     state = create_train_state(model, tx, jax.random.key(0), (1, config.data.crop, config.data.crop, bands.num))
     variables = parallel.replicate(state.ema_variables())
     eval_step = steps.make_eval_step(model, bands)
-    map_rows = tiled_inference.make_mapper(eval_step, config)
+    map_rows = tiled_inference.make_mapper(eval_step, config, metres=bands.metres)
     map_image = functools.partial(tiled_inference.map_image, map_rows)
     ready = trained.Trained(config, legend, bands, {}, 0, variables, map_rows, map_image)
     factor, window, overlap = tiles.reduction(config.data.scale), config.inference.window, config.inference.overlap

@@ -59,7 +59,11 @@ def window_weights(size: int, window: int, overlap: int) -> np.ndarray:
 
 
 def make_mapper(
-    eval_step: Callable[..., jax.Array], config: ml_collections.ConfigDict, *, dihedral_moves: bool = False
+    eval_step: Callable[..., jax.Array],
+    config: ml_collections.ConfigDict,
+    *,
+    metres: float = 0.0,
+    dihedral_moves: bool = False,
 ) -> MapRows:
     """`map_rows(variables, read, (H, W), finish)`: yields finish(logits), arrays `[..., h, W]`, strips from the top.
 
@@ -69,6 +73,7 @@ def make_mapper(
     Args:
       eval_step: variables and windows `[b, w, w, bands]` -> logits `[b, w, w, C]`, for one device.
       config: the run's.
+      metres: the side of a native pixel on the ground; 0 where it is unknown, and nothing is smoothed.
       dihedral_moves: whether logits are means over the window's flips and quarter turns, for eight times the work.
 
     Raises:
@@ -79,9 +84,9 @@ def make_mapper(
         raise UserError(f"inference.overlap={overlap}; expected 0 to below inference.window={window}")
     batch = parallel.rows_per_device(config.inference.batch_size, "inference.batch_size") * jax.local_device_count()
     factor = tiles.reduction(config.data.scale)
-    sigma = config.inference.smoothing_px / factor
-    if sigma < 0:
-        raise UserError(f"inference.smoothing_px={config.inference.smoothing_px}; expected 0 or more native pixels")
+    if config.inference.smoothing_m < 0:
+        raise UserError(f"inference.smoothing_m={config.inference.smoothing_m}; expected 0 or more metres")
+    sigma = config.inference.smoothing_m / (metres * factor) if metres else 0.0
     mapped_step = parallel.map_eval_step(smoothing.smoothed(eval_step, sigma))
     moves = range(8) if dihedral_moves else range(1)
 

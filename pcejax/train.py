@@ -84,7 +84,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
     # Weights that cannot be had end the run before it decodes tiles; a run that goes on has them in its checkpoint.
     fresh = _latest_step(workdir) is None
     initial = initial_variables(config, state_shapes(eval_model, tx, image_shape), bands) if fresh else {}
-    map_rows = tiled_inference.make_mapper(steps.make_eval_step(eval_model, bands), config)
+    map_rows = tiled_inference.make_mapper(steps.make_eval_step(eval_model, bands), config, metres=bands.metres)
     map_image = functools.partial(tiled_inference.map_image, map_rows)
     eval_tiles = tiles.read(builder, config.data.eval_split) if config.data.eval_split else []
     eval_tile_ids = [tile.tile_id for tile in eval_tiles]

@@ -53,7 +53,8 @@ def load(workdir: Path, *, dihedral_moves: bool = False) -> Trained:
     """
     config, about, model, state = _restore(workdir)
     legend, bands = Legend.from_dict(about["legend"]), datasets.Bands.from_dict(about["bands"])
-    map_rows = tiled_inference.make_mapper(steps.make_eval_step(model, bands), config, dihedral_moves=dihedral_moves)
+    eval_step = steps.make_eval_step(model, bands)
+    map_rows = tiled_inference.make_mapper(eval_step, config, metres=bands.metres, dihedral_moves=dihedral_moves)
     map_image = functools.partial(tiled_inference.map_image, map_rows)
     variables = parallel.replicate(state.ema_variables())
     fitted = None if dihedral_moves else _calibration(workdir, int(state.step))

@@ -13,6 +13,7 @@ from pcejax.datasets import export
 from pcejax.datasets.prepare import prepare_dataset
 from pcejax.datasets.rasters import read_raster
 from pcejax.errors import UserError
+from pcejax.frames import Frame, metres
 from pcejax.legend import IGNORE
 
 LEGEND = """
@@ -247,7 +248,7 @@ def test_a_runs_own_file_of_points_is_read_in_map_coordinates(tmp_path):
         write_tiff(root / "images" / f"{tile}.tif", random_pixels(5, "uint16", SHAPE, i), transform=place)
         write_tiff(root / "masks" / f"{tile}.tif", IDS[classes(i)][..., None])
     (root / "splits" / "train.txt").write_text("a\nb\n")
-    prepare(root)
+    assert datasets.bands_of(prepare(root)).metres == 10
     with pytest.raises(UserError, match=r"points.file is empty and .*folder/own.* was prepared without points"):
         tiles.load(config_of(root))
     # The centre of the pixel (2, 5) of tile b, 30 columns of 10 m to the east of a.
@@ -264,6 +265,21 @@ def test_a_runs_own_file_of_points_is_read_in_map_coordinates(tmp_path):
 
 
 # What is refused
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform", "expected"),
+    [
+        ("EPSG:32652", (10.0, 0.0, 5e5, 0.0, -10.0, 4e6), 10.0),
+        ("EPSG:32652", (0.3, 0.4, 5e5, 0.4, -0.3, 4e6), 0.5),  # turned
+        ("EPSG:2263", (1.0, 0.0, 9e5, 0.0, -1.0, 2e5), 1200 / 3937),  # US survey feet
+        ("EPSG:4326", (1e-5, 0.0, 12.0, 0.0, -1e-5, 45.0), 0.0),
+        (None, None, 0.0),
+    ],
+)
+def test_the_side_of_a_pixel_on_the_ground_is_known_where_frames_lie_in_units_of_length(crs, transform, expected):
+    assert metres([Frame(8, 8, transform, crs)] * 3) == pytest.approx(expected)
+    assert metres([Frame(8, 8, transform, crs), Frame(8, 8)]) == 0.0
 
 
 def write_image(root, tile, pixels):

@@ -43,8 +43,8 @@ def test_no_smoothing_leaves_the_step_as_it_is():
 
 
 @pytest.mark.parametrize(("scale", "sigma"), [(1.0, 8.0), (0.5, 4.0)])
-def test_maps_are_smoothed_in_native_pixels(tmp_path, scale, sigma):
-    config = config_of(tmp_path, **{"data.scale": scale, "inference.smoothing_px": 8.0, "inference.batch_size": 2})
+def test_maps_are_smoothed_in_metres(tmp_path, scale, sigma):
+    config = config_of(tmp_path, **{"data.scale": scale, "inference.smoothing_m": 4.0, "inference.batch_size": 2})
     with config.unlocked():
         config.inference.window, config.inference.overlap = 64, 16
     side = round(64 / scale)
@@ -54,14 +54,26 @@ def test_maps_are_smoothed_in_native_pixels(tmp_path, scale, sigma):
 
     image = np.zeros((side, side, 3), np.uint8)
     image[side // 4 : side // 2] = 255
-    found = tiled_inference.map_image(tiled_inference.make_mapper(eval_step, config), {}, image)
+    found = tiled_inference.map_image(tiled_inference.make_mapper(eval_step, config, metres=0.5), {}, image)
     window = image[:: round(1 / scale), :: round(1 / scale)][None]
     expected = np.asarray(smoothing.smooth(eval_step({}, window), sigma))[0]
     at = slice(None, None, round(1 / scale))
     np.testing.assert_allclose(found[at, at], expected, atol=0.5 if scale < 1 else 1e-4)
 
 
+def test_where_a_pixels_size_is_unknown_nothing_is_smoothed(tmp_path):
+    config = config_of(tmp_path, **{"inference.smoothing_m": 4.0, "inference.batch_size": 2})
+    with config.unlocked():
+        config.inference.window, config.inference.overlap = 64, 16
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    mapped = tiled_inference.make_mapper(lambda _, images: images[..., :2].astype(jnp.float32), config)
+    factor = round(1 / config.data.scale)
+    found = tiled_inference.map_image(mapped, {}, np.repeat(np.repeat(image, factor, 0), factor, 1))
+    at = slice(factor // 2, None, factor)
+    assert np.abs(found[at, at] - image[..., :2]).max() <= (0 if factor == 1 else 130)
+
+
 def test_a_negative_smoothing_is_refused(tmp_path):
-    config = config_of(tmp_path, **{"inference.smoothing_px": -1.0})
-    with pytest.raises(UserError, match=r"inference.smoothing_px=-1.0; expected 0 or more native pixels"):
+    config = config_of(tmp_path, **{"inference.smoothing_m": -1.0})
+    with pytest.raises(UserError, match=r"inference.smoothing_m=-1.0; expected 0 or more metres"):
         tiled_inference.make_mapper(steps.make_eval_step(None), config)

@@ -31,7 +31,8 @@ UNLABELLED = "unlabelled"
 class Bands(NamedTuple):
     """The bands of a dataset's images: type of number, and of each band what the model sees as 0 and as 1.
 
-    `chosen` are those taken of a user's files, counted from 1, of `in_file` bands there; () for all.
+    `chosen` are those taken of a user's files, counted from 1, of `in_file` bands there; () for all. `metres` is the
+    side of a pixel on the ground, 0 where it is unknown.
     """
 
     dtype: str
@@ -39,12 +40,13 @@ class Bands(NamedTuple):
     high: tuple[float, ...]
     chosen: tuple[int, ...] = ()
     in_file: int = 0
+    metres: float = 0.0
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Bands:
         """The bands of which `_asdict` went through JSON."""
         low, high, chosen = (tuple(value.get(name, ())) for name in ("low", "high", "chosen"))
-        return cls(value["dtype"], low, high, chosen, value.get("in_file", 0))
+        return cls(value["dtype"], low, high, chosen, value.get("in_file", 0), value.get("metres", 0.0))
 
     @property
     def num(self) -> int:
@@ -72,6 +74,9 @@ class Bands(NamedTuple):
 
 RGB = Bands("uint8", (0.0,) * 3, (255.0,) * 3)
 """Pictures, as most datasets hold them."""
+
+DEEPGLOBE_METRES = 0.5
+"""Demir et al., 2018."""
 
 
 def features(bands: Bands = RGB) -> tfds.features.FeaturesDict:
@@ -129,6 +134,8 @@ def ids_of(builder: tfds.core.DatasetBuilder) -> list[int]:
 def bands_of(builder: tfds.core.DatasetBuilder) -> Bands:
     """The bands of the dataset's images."""
     stored = builder.info.metadata.get("bands")
+    if builder.name == "deepglobe":
+        return RGB._replace(metres=DEEPGLOBE_METRES)
     return Bands.from_dict(stored) if stored else RGB
 
 

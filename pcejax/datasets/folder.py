@@ -32,7 +32,7 @@ from pcejax.datasets.folder_splits import find_splits
 from pcejax.datasets.legend_file import LegendFile, read_legend
 from pcejax.datasets.rasters import SUFFIXES, Raster, read_raster
 from pcejax.errors import UserError
-from pcejax.frames import Frame
+from pcejax.frames import Frame, metres
 from pcejax.legend import IGNORE
 from pcejax.points import Points
 
@@ -189,7 +189,7 @@ class Folder(tfds.core.ShardBasedBuilder):
             metadata=tfds.core.MetadataDict(
                 legend=found.legend_file.legend.to_dict(),
                 ids=found.legend_file.ids,
-                bands=found.bands._asdict(),
+                bands=found.bands._replace(metres=metres([*found.frames.values()]))._asdict(),
                 georeference={t: (frame.transform, frame.crs) for t, frame in found.frames.items() if frame.transform},
                 points=points,
             ),
