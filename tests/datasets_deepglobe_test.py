@@ -108,6 +108,12 @@ def test_images_are_stored_as_they_came_and_masks_as_class_ids(listed):
         assert mask == classes_of(tile_id).tobytes()
 
 
+def test_a_pixel_is_half_a_metre(listed):
+    folder, builder = listed
+    assert datasets.bands_of(builder).metres == 0.5
+    assert datasets.bands_of(datasets.open_dataset("deepglobe", folder.parent / "data")).metres == 0.5
+
+
 def test_stored_masks_are_8_bit_png(listed):
     raw = listed[1].as_data_source("train", decoders={"mask": tfds.decode.SkipDecoding()})[0]["mask"]
     assert (Image.open(io.BytesIO(raw)).format, Image.open(io.BytesIO(raw)).mode) == ("PNG", "L")
