@@ -44,17 +44,30 @@ def describe_error(result: dict[str, Any]) -> str:
     )
 
 
-def fit_temperature(logits: np.ndarray, classes: np.ndarray) -> float:
-    """The temperature by which logits `[n, C]` tell the classes int `[n]` best.
+def area_weights(mapped: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """float32 `[n]`: the pixels of a tile that each of its points, of `classes` int `[n]`, stands for.
+
+    Points of a class share what the map `[H, W]` has of it, at least a pixel: clicked points are as many of each class,
+    or as many as an annotator liked, and a map's confidence is of its pixels (post-stratification).
+    """
+    count = int(max(mapped.max(initial=0), classes.max(initial=0))) + 1
+    pixels, points = np.bincount(mapped.ravel(), minlength=count), np.bincount(classes, minlength=count)
+    return (np.maximum(pixels, 1) / np.maximum(points, 1))[classes].astype(np.float32)
+
+
+def fit_temperature(logits: np.ndarray, classes: np.ndarray, weights: np.ndarray) -> float:
+    """The temperature by which logits `[n, C]` tell the classes int `[n]`, weighted by `[n]`, best.
 
     It minimises the negative log-likelihood plus log(T)^2 / 2, of which many points take no notice. A handful that are
-    all right would without it ask for T = 0, and so for maps that are sure of everything.
+    all right would without it ask for T = 0, and so for maps that are sure of everything. Weights count as the points
+    that they leave, (sum w)^2 / sum w^2 (Kish, 1965).
     """
     logits, chosen = logits.astype(np.float64), (np.arange(len(classes)), classes)
+    weights = weights.astype(np.float64) * weights.sum(dtype=np.float64) / np.square(weights, dtype=np.float64).sum()
 
     def loss(log_temperature: float) -> float:
         log_p = scipy.special.log_softmax(logits * math.exp(-log_temperature), -1)
-        return -float(log_p[chosen].sum()) + log_temperature**2 / 2
+        return -float((weights * log_p[chosen]).sum()) + log_temperature**2 / 2
 
     bound = math.log(_MOST)
     return math.exp(scipy.optimize.minimize_scalar(loss, bounds=(-bound, bound), method="bounded").x)

@@ -59,18 +59,22 @@ def calibrate(model: trained.Trained, builder: tfds.core.DatasetBuilder, workdir
     points = [_held_out(tile, model) for tile in raw]
     ends = np.cumsum([len(of_tile.row) for of_tile in points])
     logits = np.zeros((ends[-1], trained.num_logits(config, model.legend)), np.float32)
+    weights = np.zeros(ends[-1], np.float32)
     share = [i for i in range(len(raw))[parallel.process_share()] if len(points[i].row)]
     progress = writers.Progress(len(share))
     for done, (index, (_, image, _)) in enumerate(zip(share, tiles.decoded([raw[i] for i in share]), strict=True)):
-        row, col, *_ = points[index]
-        logits[ends[index] - len(row) : ends[index]] = model.map_image(model.variables, image)[row, col]
+        of_tile = points[index]
+        there = slice(ends[index] - len(of_tile.row), ends[index])
+        mapped = model.map_image(model.variables, image)
+        logits[there] = mapped[of_tile.row, of_tile.col]
+        weights[there] = calibration.area_weights(mapped.argmax(-1), of_tile.class_id)
         if done % max(1, len(share) // 10) == 0 or done + 1 == len(share):
             print(f"calibrate: tiles {progress.line(done + 1)}", flush=True)
     fitted = None
     if len(logits):
-        logits = parallel.gather(logits).sum(0)
+        logits, weights = (parallel.gather(array).sum(0) for array in (logits, weights))
         classes = np.concatenate([of_tile.class_id for of_tile in points])
-        temperature = calibration.fit_temperature(logits, classes)
+        temperature = calibration.fit_temperature(logits, classes, weights)
         fitted = calibration.Calibration(temperature, len(logits), model.step)
     print(f"maps: {calibration.describe(fitted)}", flush=True)
     if parallel.is_primary():

@@ -3,7 +3,7 @@ import pytest
 import scipy.special
 
 from pcejax import calibration
-from pcejax.calibration import BINS, bin_sums, confidence, expected_calibration_error, fit_temperature
+from pcejax.calibration import BINS, area_weights, bin_sums, confidence, expected_calibration_error, fit_temperature
 
 
 def drawn(count, seed=0):
@@ -16,7 +16,9 @@ def drawn(count, seed=0):
 @pytest.mark.parametrize("factor", [0.2, 1.0, 5.0])
 def test_the_temperature_is_the_factor_by_which_logits_are_too_large(factor):
     logits, classes = drawn(20_000)
-    assert fit_temperature((factor * logits).astype(np.float32), classes) == pytest.approx(factor, rel=0.03)
+    assert fit_temperature((factor * logits).astype(np.float32), classes, np.ones(20_000)) == pytest.approx(
+        factor, rel=0.03
+    )
 
 
 @pytest.mark.parametrize("count", [1, 5, 40])
@@ -25,16 +27,37 @@ def test_no_other_temperature_tells_the_classes_better(count):
     tried = np.exp(np.linspace(-4, 4, 8001))
     p = scipy.special.softmax(logits[None] / tried[:, None, None], -1)
     loss = -np.log(p[:, np.arange(count), classes]).sum(-1) + np.log(tried) ** 2 / 2
-    assert fit_temperature(logits, classes) == pytest.approx(tried[loss.argmin()], rel=2e-3)
+    assert fit_temperature(logits, classes, np.ones(count)) == pytest.approx(tried[loss.argmin()], rel=2e-3)
 
 
 def test_a_handful_of_points_that_are_all_right_does_not_make_a_map_sure_of_everything():
     logits = np.tile(2.0 * np.eye(6)[0], (400, 1))
-    few, many = (fit_temperature(logits[:count], np.zeros(count, int)) for count in (3, 400))
+    few, many = (fit_temperature(logits[:count], np.zeros(count, int), np.ones(count)) for count in (3, 400))
     assert 0.2 < many < few < 1
     assert confidence(logits[:1], few) < 0.95
-    wrong = fit_temperature(logits[:3], np.ones(3, int))
+    wrong = fit_temperature(logits[:3], np.ones(3, int), np.ones(3))
     assert 1 < wrong < calibration._MOST
+
+
+def test_points_stand_for_the_pixels_that_the_map_has_of_their_class():
+    mapped = np.array([[0, 0, 0, 0], [0, 0, 2, 2]])
+    np.testing.assert_allclose(area_weights(mapped, np.array([0, 2, 2, 0, 0])), [2, 1, 1, 2, 2])
+    np.testing.assert_allclose(area_weights(mapped, np.array([4])), [1])  # of a class that the map lacks
+    assert area_weights(mapped, np.array([], int)).shape == (0,)
+
+
+def test_a_map_that_is_less_sure_where_points_are_rare_is_calibrated_over_its_pixels():
+    """Two classes, told too surely by 1 and by 3; 99 % of the map is the first, and half of the points."""
+    logits, _ = drawn(40_000)
+    factor = np.where(np.arange(40_000) < 20_000, 1.0, 3.0)[:, None]
+    classes = (scipy.special.softmax(logits, -1).cumsum(-1) < np.random.default_rng(1).random((40_000, 1))).sum(-1)
+    weights = np.where(factor[:, 0] == 1, 99.0, 1.0)
+    assert fit_temperature(factor * logits, classes, weights) == pytest.approx(1, abs=0.05)
+    assert fit_temperature(factor * logits, classes, np.ones(40_000)) > 1.3
+    # Weights of another unit are the same.
+    assert fit_temperature(logits[:9], classes[:9], weights[:9] * 7) == pytest.approx(
+        fit_temperature(logits[:9], classes[:9], weights[:9])
+    )
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])

@@ -207,19 +207,23 @@ def test_the_temperature_is_that_of_the_logits_at_points_on_which_nothing_taught
     config = config_of(data_dir, **points, **{"points.held_out": 2, "data.num_labelled_tiles": 2})
     map_image = noisy_teller(config, "train")
     model = evaluate.calibrate(model_of(config, map_image), builder_of(config), tmp_path)
-    logits, classes, held_out = [], [], 0
+    logits, classes, weights, held_out = [], [], [], 0
     for tile in tiles.read_labelled(builder_of(config), config):
         every, annotation = (tiles.labels_of(tile, c, DEEPGLOBE) for c in (config_of(data_dir, **points), config))
+        mapped, of_tile = map_image(None, tile.image()), []
         for row, col, class_id, rank in zip(*every.points, strict=True):
             held_out += rank >= 4
             if rank >= 4 and annotation.label[row, col] == IGNORE:
-                logits.append(map_image(None, tile.image())[row, col])
-                classes.append(class_id)
+                logits.append(mapped[row, col])
+                of_tile.append(class_id)
+        classes += of_tile
+        weights += [*calibration.area_weights(mapped.argmax(-1), np.array(of_tile, int))]
     assert 0 < len(classes) <= held_out
     assert (len(classes) == held_out) == (radius == 0)
     assert model.calibration.num_points == len(classes)
     assert model.calibration.step == model.step
-    assert model.calibration.temperature == calibration.fit_temperature(np.array(logits), np.array(classes)) > 1
+    expected = calibration.fit_temperature(np.array(logits), np.array(classes), np.array(weights))
+    assert model.calibration.temperature == expected > 1
     assert json.loads(runs.calibration_path(tmp_path).read_text()) == model.calibration._asdict()
     assert f"maps: {calibration.describe(model.calibration)}" in capsys.readouterr().out
 
