@@ -14,7 +14,7 @@ from pcejax.train_state import state_shapes
 # Megabytes of scratch space of a step, of one crop of 64 pixels a device (of 128, which best_points needs at least), as
 # measured with jax 0.10.2.
 MOST_SCRATCH = {
-    "best_points": 18,
+    "best_points": 62,
     "deep_unet": 141,
     "efficientnet_unet": 130,
     "multiscale_unet": 99,
