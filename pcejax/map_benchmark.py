@@ -15,7 +15,6 @@ import ml_collections
 import numpy as np
 
 from pcejax import (
-    datasets,
     map_files,
     models,
     optimizer,
@@ -26,6 +25,7 @@ from pcejax import (
     tiles,
     trained,
 )
+from pcejax.datasets import deepglobe
 from pcejax.datasets.rasters import open_tiff
 from pcejax.frames import import_geo
 from pcejax.legend import DEEPGLOBE
@@ -43,7 +43,7 @@ def measure_predict(config: ml_collections.ConfigDict, side: int) -> dict[str, A
       work on the machine hardly changes; "reading_seconds" and "writing_seconds" of these alone, which are done while
       the model works; "peak_bytes" of the process.
     """
-    bands, legend = datasets.RGB._replace(metres=datasets.DEEPGLOBE_METRES), DEEPGLOBE
+    bands, legend = deepglobe.BANDS, DEEPGLOBE
     model = models.create_model(config.model, trained.num_logits(config, legend))
     tx = optimizer.make_optimizer(config.optimizer, config.train.num_steps)
     state = create_train_state(model, tx, jax.random.key(0), (1, config.data.crop, config.data.crop, bands.num))

@@ -75,9 +75,6 @@ class Bands(NamedTuple):
 RGB = Bands("uint8", (0.0,) * 3, (255.0,) * 3)
 """Pictures, as most datasets hold them."""
 
-DEEPGLOBE_METRES = 0.5
-"""Demir et al., 2018."""
-
 
 def features(bands: Bands = RGB) -> tfds.features.FeaturesDict:
     """The features of every builder."""
@@ -134,8 +131,6 @@ def ids_of(builder: tfds.core.DatasetBuilder) -> list[int]:
 def bands_of(builder: tfds.core.DatasetBuilder) -> Bands:
     """The bands of the dataset's images."""
     stored = builder.info.metadata.get("bands")
-    if builder.name == "deepglobe":
-        return RGB._replace(metres=DEEPGLOBE_METRES)
     return Bands.from_dict(stored) if stored else RGB
 
 

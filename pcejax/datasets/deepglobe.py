@@ -31,6 +31,8 @@ from pcejax.datasets.archive import Archive, open_archive
 from pcejax.errors import UserError
 from pcejax.legend import DEEPGLOBE, IGNORE, decode_mask
 
+BANDS = datasets.RGB._replace(metres=0.5)
+
 HOMEPAGE = "https://www.kaggle.com/datasets/balraj98/deepglobe-land-cover-classification-dataset"
 
 _COUNTS = {"train": 454, "crossvali": 207, "test": 142}  # tiles in the split lists that most papers use
@@ -243,7 +245,7 @@ class Deepglobe(tfds.core.ShardBasedBuilder):
             homepage=HOMEPAGE,
             features=datasets.features(),
             disable_shuffling=True,
-            metadata=tfds.core.MetadataDict(legend=DEEPGLOBE.to_dict()),
+            metadata=tfds.core.MetadataDict(legend=DEEPGLOBE.to_dict(), bands=BANDS._asdict()),
         )
 
     def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> dict[str, list[Any]]:
