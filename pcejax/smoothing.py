@@ -42,7 +42,7 @@ def smooth(logits: jax.Array, sigma: float) -> jax.Array:
 def _matrices(side: int, sigma: float) -> tuple[np.ndarray, np.ndarray]:
     """float32 `[m, side]`, means at m places along a side, and `[side, m]`, what is linear between them."""
     spacing = max(1, int(sigma / 2))
-    pixels, places = np.arange(side), np.arange(spacing // 2, side, spacing)
+    pixels, places = np.arange(side), np.arange(min(spacing, side) // 2, side, spacing)
     weights = np.exp(-((places[:, None] - pixels) ** 2) / (2 * sigma**2))
     between = [np.interp(pixels, places, row) for row in np.eye(len(places))]
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32), np.stack(between, 1).astype(np.float32)

@@ -31,6 +31,13 @@ def test_an_edge_stays_where_it_is_and_an_even_map_as_it_is():
     np.testing.assert_allclose(found, jax.nn.softmax(even), rtol=1e-5)
 
 
+def test_an_image_under_sigma_is_nearly_its_mean():
+    logits = 3 * np.random.default_rng(0).normal(size=(1, 8, 5, 3)).astype(np.float32)
+    found = jax.nn.softmax(smoothing.smooth(jnp.asarray(logits), 100.0))
+    mean = np.asarray(jax.nn.softmax(logits)).mean((1, 2), keepdims=True)
+    np.testing.assert_allclose(found, np.broadcast_to(mean, found.shape), atol=1e-3)
+
+
 def test_a_class_that_no_neighbour_has_stays_finite():
     logits = np.zeros((1, 16, 16, 2), np.float32)
     logits[..., 1] = -1e4
