@@ -173,8 +173,14 @@ def _features(
 def _by_windows(
     see: See, key: jax.Array, config: ml_collections.ConfigDict, image: np.ndarray, numbers: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Numbers `[n]` of a tile's pixels and their features float32 `[n, F]`, of each window that has some."""
+    """Numbers `[n]` of a tile's pixels and their features float32 `[n, F]`, of each window that has some.
+
+    A tile that is smaller than a window is reflected beyond its borders, as maps are.
+    """
     size = config.data.crop
+    beyond = [(0, max(0, size - side)) for side in numbers.shape]
+    image = np.pad(image, [*beyond, (0, 0)], mode="symmetric")
+    numbers = np.pad(numbers, beyond, constant_values=-1)
     starts = [window_starts(side, size, min(config.inference.overlap, size - 1)) for side in numbers.shape]
     owner = [_owner(of_axis, side, size) for of_axis, side in zip(starts, numbers.shape, strict=True)]
     for row, top in enumerate(starts[0]):

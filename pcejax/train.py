@@ -89,7 +89,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
     eval_tiles = tiles.read(builder, config.data.eval_split) if config.data.eval_split else []
     eval_tile_ids = [tile.tile_id for tile in eval_tiles]
     tile_set = tiles.load(config, _print_progress("decode"))
-    input_pipeline.check(config, tile_set)
+    seen_config = cached_features.of_pixels(config) if config.data.cached_views else config
+    input_pipeline.check(seen_config, tile_set)
     about = taught.about_run(config, tile_set, legend, bands)
     evaluate.protocol(config, about, eval_tile_ids, config.data.eval_split)  # a mixed split ends the run here
     model_summary = summary.model_summary(eval_model, config.model, image_shape)
@@ -113,7 +114,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
         print(f"model: {summary.describe(model_summary)}", flush=True)
         _print_start(config, tile_set, about)
 
-        seen_config, seen_tiles = config, tile_set
+        seen_tiles = tile_set
         seen_bands: datasets.Bands | None = bands
         augmented: Callable[..., augment.Views] = functools.partial(augment.augment, **config.augment)
         if config.data.cached_views:
@@ -121,7 +122,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict
                 config, tile_set, eval_model, state.ema_variables(), bands, _print_progress("encode")
             )
             model = models.create_model(config.model, num_logits, axis_name=parallel.AXIS, cached=levels)
-            seen_config, seen_bands, augmented = cached_features.of_pixels(config), None, cached_features.as_they_are
+            seen_bands, augmented = None, cached_features.as_they_are
         resident = config.data.tiles == "device"
         train_step = parallel.map_train_step(
             steps.make_train_step(

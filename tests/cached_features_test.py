@@ -88,6 +88,23 @@ def test_each_view_of_a_tile_has_each_of_its_labelled_pixels_once(data_dir, crop
         np.testing.assert_array_equal(cached.weights[index], tile_set.weights[index // 3])
 
 
+def test_a_tile_smaller_than_a_window_is_seen_as_its_map_is(data_dir):
+    """By one window that goes beyond it, reflected: points keep their places, and the run ends with a map."""
+    tile_set, model, variables, cached, _ = computed(
+        recipe(data_dir, **UNMOVED, **{"data.crop": 128, "data.cached_views": 1})
+    )
+    image, label = tile_set.images[0], tile_set.labels[0]
+    whole = np.concatenate([image, image[::-1]])
+    whole = np.concatenate([whole, whole[:, ::-1]], 1)[None, :128, :128]
+    levels = model.apply(variables, tiles.scale_image(whole), train=False, method="levels")
+    wide = [jax.image.resize(x[0], (128, 128, x.shape[-1]), "bilinear") for x in levels if x is not None]
+    at = np.nonzero(label != IGNORE)
+    expected = jnp.concatenate(wide, -1)[at]
+    atol = 1e-3 * float(jnp.abs(expected).max())
+    np.testing.assert_allclose(cached.images[0][:, 0], expected, rtol=1e-3, atol=atol)
+    np.testing.assert_array_equal(cached.labels[0][:, 0], label[at])
+
+
 def test_views_differ_and_are_the_same_in_each_run_of_a_seed(data_dir):
     *_, first, _ = computed(recipe(data_dir))
     *_, again, _ = computed(recipe(data_dir))
@@ -213,9 +230,12 @@ def test_what_cannot_be_computed_once_is_refused_before_anything_starts(data_dir
         train.train_and_evaluate(recipe(data_dir, **{"data.cached_views": -1}), tmp_path / "run")
 
 
-def test_a_run_learns_from_pixels_and_goes_on_where_it_was_cut(data_dir, tmp_path, monkeypatch):
+@pytest.mark.parametrize("crop", [48, 128])
+def test_a_run_learns_from_pixels_and_goes_on_where_it_was_cut(data_dir, tmp_path, monkeypatch, crop):
+    """Tiles of 96 pixels, larger than a window or smaller."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    config = recipe(data_dir, **{"train.num_steps": 6, "train.checkpoint_every_steps": 3, "train.log_every_steps": 1})
+    steps = {"train.num_steps": 6, "train.checkpoint_every_steps": 3, "train.log_every_steps": 1}
+    config = recipe(data_dir, **steps, **{"data.crop": crop, "inference.window": crop})
     result = train.train_and_evaluate(config, whole)
     assert result["protocol"] == "across"
     saved = Checkpoints.save
