@@ -30,7 +30,7 @@ MAX_PIXELS = 200
 """Kept of a tile's pixels of a class: all points, part of a dense mask."""
 
 NUM_UNLABELLED = 500
-"""Pixels of a tile whose labels are not told, where `data.unlabelled_share` asks for some."""
+"""Pixels of a tile, at most, whose labels are not told, where `data.unlabelled_share` asks for some."""
 
 OnTile = Callable[[int, int], None]
 Seen = tuple[list[np.ndarray | None], np.ndarray]
