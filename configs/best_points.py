@@ -4,8 +4,8 @@ Command, with the dataset prepared as configs/unet.py says, and after pip instal
   scripts/train.py --config=configs/best_points.py --workdir=runs/best_points
 
 Made for a handful of tiles and for CPUs too. With tens of points nothing below the head can be learned that ImageNet
-does not know better: what the encoder sees of labelled pixels, and of some others, is computed once, and steps take
-milliseconds. That the head becomes sure of the others helps to map the tiles that were clicked in; docs/findings.md has
+does not know better: what the encoder sees of labelled pixels, and of some others, is computed once, and a step takes
+a tenth of a second. That the head becomes sure of the others helps to map the tiles that were clicked in; docs/findings.md has
 what is known of each part, and where it does not help.
 """
 
