@@ -5,8 +5,8 @@ Command, with the dataset prepared as configs/unet.py says, and after pip instal
 
 Made for a handful of tiles and for CPUs too. With tens of points nothing below the head can be learned that ImageNet
 does not know better: what the encoder sees of labelled pixels, and of some others, is computed once, and a step takes
-a tenth of a second. That the head becomes sure of the others helps to map the tiles that were clicked in; docs/findings.md has
-what is known of each part, and where it does not help.
+a tenth of a second. That the head becomes sure of the others helps to map the tiles that were clicked in;
+docs/findings.md has what is known of each part, and where it does not help.
 """
 
 import ml_collections
