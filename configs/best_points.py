@@ -20,7 +20,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.scale = 1.0
     config.data.crop = 1280
     config.data.cached_views = 8
-    config.data.unlabelled_share = 0.5
     config.augment.contrast = 0.2
     config.model.encoder = "efficientnet-lite0"
     config.model.depth = 5
@@ -30,12 +29,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.scales = (1, 2, 4)
     config.model.width = 256
     config.model.norm = "batch"
-    config.loss.entropy.weight = 0.2  # of the mean over all pixels of a batch, labelled or not
-    config.loss.entropy.start = 100
-    config.loss.entropy.warmup_steps = 200
     config.optimizer.learning_rate = 3e-3
     config.train.num_steps = 700
-    config.train.batch_size = 512  # half of them labelled
+    config.train.batch_size = 256
     config.train.ema_decay = 0.98
     config.train.log_every_steps = 20
     config.train.checkpoint_every_steps = 700

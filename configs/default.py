@@ -27,8 +27,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     # Of a frozen encoder, without a decoder: in so many flips, turns and lights of each tile the features of labelled
     # pixels are computed once, and a step takes train.batch_size such pixels; 0 for steps that take crops.
     data.cached_views = 0
-    # Share of the batch cut from unlabelled_split, or, with cached_views, of pixels of train_split, labels untold.
-    data.unlabelled_share = 0.0
+    data.unlabelled_share = 0.0  # share of the batch cut from unlabelled_split
     data.tiles = "device"  # where decoded tiles are: "device", or "host", in a file cache that crops are cut from
     data.device_memory_share = 0.6  # of a device's memory, the most that resident tiles may take
     data.cache_dir = "cache"  # of tiles on the host, and of what a frozen encoder saw; runs share it

@@ -4,7 +4,7 @@ An encoder that stays as it is sees the same in every epoch. Each tile is moved 
 encoder by windows of `data.crop` pixels that overlap as those of mapping do, and of each labelled pixel the levels are
 kept as they are interpolated there ("hypercolumns": Hariharan et al., 2015), from the window that it is farthest inside
 of. They stay in `data.cache_dir` for other runs. To the rest of training these are tiles one pixel wide, and crops of
-one pixel. Others, drawn from all of a tile, are its unlabelled pixels, for a term of the loss that asks for such.
+one pixel.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from pcejax import augment, datasets, feature_cache, input_pipeline, keys, terms, tiles
+from pcejax import augment, datasets, feature_cache, input_pipeline, terms, tiles
 from pcejax.errors import UserError
 from pcejax.frozen_features import interpolated
 from pcejax.tiled_inference import window_starts
@@ -28,9 +28,6 @@ from pcejax.train_state import named_key
 
 MAX_PIXELS = 200
 """Kept of a tile's pixels of a class: all points, part of a dense mask."""
-
-NUM_UNLABELLED = 500
-"""Pixels of a tile, at most, whose labels are not told, where `data.unlabelled_share` asks for some."""
 
 OnTile = Callable[[int, int], None]
 Seen = tuple[list[np.ndarray | None], np.ndarray]
@@ -42,26 +39,25 @@ def check(config: ml_collections.ConfigDict) -> None:
 
     Raises:
       UserError: fewer views than one, a part of the encoder moves, there is a decoder, or the loss asks for more than
-        single pixels.
+        labelled pixels.
     """
     if config.data.cached_views < 1:
         raise UserError(f"data.cached_views={config.data.cached_views}; expected 1 or more, or 0 for steps of crops")
-    pixelwise = ("partial_cross_entropy", "hard_pixel_cross_entropy", "partial_dice", "entropy")
+    pixelwise = ("partial_cross_entropy", "hard_pixel_cross_entropy", "partial_dice")
     known: dict[str, tuple[Any, ...]] = {
         "model.frozen_statistics": (True,),
         "model.frozen_stages": (config.model.depth if config.model.encoder != "plain" else config.model.depth + 1,),
         "model.decoder": ("none",),
         "model.dropout": (0.0,),
         "model.fusion.at": ("",),
-        "data.unlabelled_split": ("",),
+        "data.unlabelled_share": (0.0,),
         **{f"loss.{name}.weight": (0.0,) for name in terms.TERMS if name not in pixelwise},
     }
     for field, allowed in known.items():
         if (value := operator.attrgetter(field)(config)) not in allowed:
             raise UserError(
                 f"{field}={value!r} with data.cached_views={config.data.cached_views}; expected {allowed[0]!r}: "
-                "what is computed once is of a frozen encoder, and of single pixels of the tiles that have labels; or "
-                "set data.cached_views=0"
+                "what is computed once is of a frozen encoder, and of labelled pixels alone; or set data.cached_views=0"
             )
 
 
@@ -71,13 +67,11 @@ def as_they_are(keys: jax.Array, image: jax.Array, label: jax.Array) -> augment.
 
 
 def of_pixels(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The run's config as its plans are made by, where a crop is a pixel."""
+    """The run's config as its plans are made by, where a crop is a labelled pixel."""
     changed = config.copy_and_resolve_references()
     with changed.unlocked():
         changed.data.crop = 1
         changed.data.anchored_share = 1.0
-        if config.data.unlabelled_share:
-            changed.data.unlabelled_split = config.data.train_split
     return changed
 
 
@@ -89,7 +83,7 @@ def compute(
     bands: datasets.Bands,
     on_tile: OnTile,
 ) -> tuple[tiles.TileSet, tuple[int, ...]]:
-    """Pixels of a run's tiles as an encoder sees them.
+    """The labelled pixels of a run's tiles as an encoder sees them.
 
     Args:
       config: the run's.
@@ -101,8 +95,7 @@ def compute(
 
     Returns:
       A tile for each view of each tile: "images" float32 `[n, 1, F]` of its `n` labelled pixels, labels uint8
-      `[n, 1]`, and after them, if the run asks for unlabelled pixels, one more image for each; and the features of each
-      level, whose sum is F.
+      `[n, 1]`; and the features of each level, whose sum is F.
     """
     views = config.data.cached_views
     lowered = _lower(config, model, variables, bands, tile_set.images[0])
@@ -119,20 +112,15 @@ def compute(
     seen_with = feature_cache.digest(lowered.as_text(), config.inference.overlap, config.seed, views, *encoder)
     folder = Path(config.data.cache_dir).expanduser() / config.data.name / "features"
     images: list[np.ndarray] = []
-    unlabelled: list[np.ndarray] = []
     labels: list[np.ndarray] = []
     for index, tile_id in enumerate(tile_set.tile_ids):
         image, label = tile_set.images[index], tile_set.labels[index]
         pixels = _some(label, config.seed)
-        others = _anywhere(image, config.seed, tile_id) if config.data.unlabelled_share else pixels[:0]
         path = folder / f"{tile_id}-{feature_cache.digest(seen_with, image)}.npz"
         of_pixels = functools.partial(_features, see, sum(dims), config, tile_id, image)
-        both = np.union1d(pixels, others)
-        features = feature_cache.gather(path, both, of_pixels)
-        at, at_others = np.searchsorted(both, pixels), np.searchsorted(both, others)
-        images += [of_view[at, None] for of_view in features]
-        unlabelled += [of_view[at_others, None] for of_view in features if others.size]
-        labels += [label.ravel()[pixels][:, None]] * views
+        features = feature_cache.gather(path, pixels, of_pixels)
+        images += [of_view[:, None] for of_view in features]
+        labels += [label.ravel()[pixels][:, None]] * len(features)
         on_tile(index + 1, len(tile_set.labels))
 
     def repeated(values: list[Any]) -> list[Any]:
@@ -140,7 +128,7 @@ def compute(
 
     ids, weights, points = (repeated(values) for values in (tile_set.tile_ids, tile_set.weights, tile_set.points))
     held_out, underfull = repeated(tile_set.held_out), repeated(tile_set.underfull)
-    return tiles.TileSet(ids, images + unlabelled, labels, weights, points, held_out, underfull), dims
+    return tiles.TileSet(ids, images, labels, weights, points, held_out, underfull), dims
 
 
 def _some(label: np.ndarray, seed: int) -> np.ndarray:
@@ -148,13 +136,6 @@ def _some(label: np.ndarray, seed: int) -> np.ndarray:
     found = input_pipeline.find_anchors([label], seed, MAX_PIXELS).by_class
     at = np.concatenate([np.empty((0, 3), np.int64), *found])
     return np.unique(at[:, 1] * label.shape[1] + at[:, 2])
-
-
-def _anywhere(image: np.ndarray, seed: int, tile_id: str) -> np.ndarray:
-    """Pixels int64 `[n]` of a tile: of NUM_UNLABELLED drawn from all, labelled or not, those that have data."""
-    drawn = keys.pixel_keys(seed, tile_id, np.arange(NUM_UNLABELLED), "unlabelled")
-    pixels = np.unique((drawn % np.uint64(image[..., 0].size)).astype(np.int64))
-    return pixels[image.reshape(-1, image.shape[-1])[pixels].any(-1)]
 
 
 def _lower(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from runs_for_tests import config_of, prepare, state_of
 
-from pcejax import cached_features, datasets, feature_cache, input_pipeline, models, runs, tiles, train
+from pcejax import cached_features, datasets, feature_cache, models, runs, tiles, train
 from pcejax.checkpoints import Checkpoints
 from pcejax.errors import UserError
 from pcejax.legend import IGNORE
@@ -183,35 +183,6 @@ def test_features_seen_otherwise_are_computed_anew(data_dir, tmp_path, change):
         np.testing.assert_array_equal(one, same)
 
 
-def test_unlabelled_pixels_come_after_the_tiles_and_are_the_same_whatever_has_labels(data_dir, tmp_path):
-    share = {"data.unlabelled_share": 0.5}
-    *_, alone, _ = computed(recipe(data_dir))
-    *_, few, dims = computed(recipe(data_dir, **share), cache=tmp_path)
-    *_, many, _ = computed(recipe(data_dir, **share, **{"points.budget": 4}), cache=tmp_path)
-    assert (len(alone.images), len(few.images)) == (9, 18)
-    for name in ("images", "labels", "weights"):
-        for one, same in zip(getattr(alone, name)[:9], getattr(few, name)[:9], strict=True):
-            np.testing.assert_array_equal(one, same)
-    for tile, (one, same) in enumerate(zip(few.images[9:], many.images[9:], strict=True)):
-        np.testing.assert_array_equal(one, same)
-        at = cached_features._anywhere(tiles.load(recipe(data_dir)).images[tile // 3], 0, few.tile_ids[tile])
-        assert one.shape == (at.size, 1, sum(dims))
-    assert 400 < at.size <= cached_features.NUM_UNLABELLED
-    config = recipe(data_dir, **share)
-    plan = next(input_pipeline.plans(cached_features.of_pixels(config), few, 0))
-    assert (plan[:, 0] >= 9).sum() == 8  # of 16
-
-
-def test_no_pixel_without_data_is_taken():
-    image = np.zeros((50, 40, 3), np.uint8)
-    image[:25, :, 1] = 7
-    at = cached_features._anywhere(image, 0, "a")
-    assert (at < 25 * 40).all()
-    assert 180 < at.size < 270
-    assert not np.array_equal(at, cached_features._anywhere(image, 0, "b"))
-    assert cached_features._anywhere(np.zeros_like(image), 0, "a").size == 0
-
-
 def test_a_tile_without_a_label_has_no_pixel(data_dir, tmp_path):
     config = recipe(data_dir)
     tile_set = tiles.load(config)
@@ -248,8 +219,7 @@ def test_a_window_has_the_pixels_that_it_holds_farthest_inside():
         ("model.frozen_statistics", False, "expected True"),
         ("model.decoder", "convolutions", "expected 'none'"),
         ("model.dropout", 0.1, "expected 0.0"),
-        ("loss.total_variation.weight", 0.1, "expected 0.0"),
-        ("data.unlabelled_split", "train", "expected ''"),
+        ("loss.entropy.weight", 0.1, "expected 0.0"),
     ],
 )
 def test_what_cannot_be_computed_once_is_refused_before_anything_starts(data_dir, tmp_path, field, value, told):
@@ -265,8 +235,7 @@ def test_a_run_learns_from_pixels_and_goes_on_where_it_was_cut(data_dir, tmp_pat
     """Tiles of 96 pixels, larger than a window or smaller."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     steps = {"train.num_steps": 6, "train.checkpoint_every_steps": 3, "train.log_every_steps": 1}
-    unlabelled = {"data.unlabelled_share": 0.5, "loss.entropy.weight": 0.2} if crop == 48 else {}
-    config = recipe(data_dir, **steps, **unlabelled, **{"data.crop": crop, "inference.window": crop})
+    config = recipe(data_dir, **steps, **{"data.crop": crop, "inference.window": crop})
     result = train.train_and_evaluate(config, whole)
     assert result["protocol"] == "across"
     saved = Checkpoints.save

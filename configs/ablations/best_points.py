@@ -43,7 +43,6 @@ REMOVALS: dict[str, dict[str, Any]] = {
     "views": {"data.cached_views": 1},
     "colour_moves": {"augment.brightness": 0.0, "augment.color": 0.0, "augment.contrast": 0.0},
     "dihedral_moves": {"augment.dihedral_moves": False},
-    "unlabelled_pixels": {"loss.entropy.weight": 0.0, "data.unlabelled_share": 0.0, "train.batch_size": 256},
     "running_mean": {"train.ema_decay": 0.0},
     "smoothing": {"inference.smoothing_m": 0.0},
 }
