@@ -4,9 +4,9 @@ Command, with the dataset prepared as configs/unet.py says, and after pip instal
   scripts/train.py --config=configs/best_points.py --workdir=runs/best_points
 
 Made for a handful of tiles and for CPUs too. With tens of points nothing below the head can be learned that ImageNet
-does not know better: what the encoder sees of labelled pixels, and of some others, is computed once, and a step takes
-a tenth of a second. That the head becomes sure of the others helps to map the tiles that were clicked in;
-docs/findings.md has what is known of each part, and where it does not help.
+does not know better: what the encoder sees of labelled pixels is computed once, and a step takes a tenth of a second.
+Points are alike for all classes and scenes are not, which the maps are told afterwards. docs/findings.md has what is
+known of each part.
 """
 
 import ml_collections
@@ -37,6 +37,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.train.checkpoint_every_steps = 700
     config.inference.window = 1280
     config.inference.overlap = 112
+    config.inference.adapt_priors = True
     config.inference.smoothing_m = 12.0  # land cover is drawn in larger patches
     config.inference.batch_size = 1
     return config

@@ -146,6 +146,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     inference.window = 512  # side of a window, pixels at the training scale
     inference.overlap = 128  # pixels that neighbouring windows share at least
     inference.batch_size = 4  # windows a call, over a process's devices
+    inference.adapt_priors = False  # of classes to a window's own shares; for labels that have all classes alike
     # Metres, sigma of Gaussian means of class probabilities; nothing is smoothed where a pixel's size is unknown.
     inference.smoothing_m = 0.0
     inference.buffer_px = 8  # native pixels around the points of a clicked tile that are not scored

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from pcejax import parallel, smoothing, tiles
+from pcejax import parallel, priors, smoothing, tiles
 from pcejax.ahead import ahead
 from pcejax.errors import UserError
 
@@ -87,7 +87,8 @@ def make_mapper(
     if config.inference.smoothing_m < 0:
         raise UserError(f"inference.smoothing_m={config.inference.smoothing_m}; expected 0 or more metres")
     sigma = config.inference.smoothing_m / (metres * factor) if metres else 0.0
-    mapped_step = parallel.map_eval_step(smoothing.smoothed(eval_step, sigma))
+    adapted = priors.adapted(eval_step) if config.inference.adapt_priors else eval_step
+    mapped_step = parallel.map_eval_step(smoothing.smoothed(adapted, sigma))
     moves = range(8) if dihedral_moves else range(1)
 
     def map_rows(variables: Any, read: ReadRows, shape: tuple[int, ...], finish: Finish) -> Generator[Any, None, None]:

@@ -44,6 +44,7 @@ REMOVALS: dict[str, dict[str, Any]] = {
     "colour_moves": {"augment.brightness": 0.0, "augment.color": 0.0, "augment.contrast": 0.0},
     "dihedral_moves": {"augment.dihedral_moves": False},
     "running_mean": {"train.ema_decay": 0.0},
+    "adapted_priors": {"inference.adapt_priors": False},
     "smoothing": {"inference.smoothing_m": 0.0},
 }
 """What each level sets: the recipe without the part that it is named after."""
