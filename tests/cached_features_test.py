@@ -220,6 +220,7 @@ def test_a_window_has_the_pixels_that_it_holds_farthest_inside():
         ("model.decoder", "convolutions", "expected 'none'"),
         ("model.dropout", 0.1, "expected 0.0"),
         ("loss.entropy.weight", 0.1, "expected 0.0"),
+        ("data.unlabelled_share", 0.5, "expected 0.0"),
     ],
 )
 def test_what_cannot_be_computed_once_is_refused_before_anything_starts(data_dir, tmp_path, field, value, told):
