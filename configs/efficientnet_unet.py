@@ -21,7 +21,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         raise UserError(f"configs/efficientnet_unet.py:{variant}: expected no variant, or :cpu or :peer")
     config = unet.get_config("cpu" if variant == "cpu" else "")
     config.model.encoder = "efficientnet-lite0"
-    config.model.depth = 5  # all of the encoder; 96 and 256, a crop's sides, are multiples of 32
+    config.model.depth = 5  # all of the encoder; 96, 128 and 256, a crop's sides, are multiples of 32
     config.model.norm = "batch"  # the decoder's, like the encoder's: with group norm the loss falls much later
     config.optimizer.encoder_lr_factor = 0.3
     if variant == "peer":
@@ -29,7 +29,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         config.model.width = 16
         config.model.upsample = "nearest"
         config.model.dtype = "float32"
-        # The best of 41 trials, from the scale to the clipping of gradients: docs/findings.md.
+        # The best of 40 trials, from the scale to the warm-up: docs/findings.md.
         config.data.scale = 0.25
         config.data.crop = 128
         config.data.anchored_share = 1.0
