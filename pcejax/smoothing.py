@@ -16,27 +16,33 @@ _LEAST = 1e-30  # of a probability, whose logarithm is taken
 
 
 def smoothed(eval_step: Callable[..., jax.Array], sigma: float) -> Callable[..., jax.Array]:
-    """`eval_step`, which gives logits `[b, h, w, C]`, with `smooth` after it."""
+    """`eval_step` of variables and images `[b, h, w, bands]`, with `smooth` after it."""
     if not sigma:
         return eval_step
 
-    def step(*args: Any) -> jax.Array:
-        return smooth(eval_step(*args), sigma)
+    def step(variables: Any, images: jax.Array) -> jax.Array:
+        return smooth(eval_step(variables, images), (images != 0).any(-1), sigma)
 
     return step
 
 
-def smooth(logits: jax.Array, sigma: float) -> jax.Array:
+def smooth(logits: jax.Array, has_data: jax.Array, sigma: float) -> jax.Array:
     """Logarithms of the class probabilities float32 `[b, h, w, C]`, each a Gaussian mean of `sigma` pixels.
 
-    Beyond the border nothing is averaged. Means are taken at every half sigma, and interpolated between, which is off
-    by less than 0.01.
+    Neither beyond the border nor where there is no data is anything averaged. Means are taken at every half sigma, and
+    interpolated between, which is off by less than 0.01.
+
+    Args:
+      logits: `[b, h, w, C]`.
+      has_data: bool `[b, h, w]`.
+      sigma: above 0.
     """
-    p = jax.nn.softmax(logits)
+    # The share of a mean that has data is averaged beside the classes.
+    p = has_data[..., None] * jnp.concatenate([jax.nn.softmax(logits), jnp.ones_like(logits[..., :1])], -1)
     height, width = (_matrices(side, sigma) for side in p.shape[1:3])
     for axis, matrix in ((1, height[0]), (2, width[0]), (1, height[1]), (2, width[1])):
         p = jnp.moveaxis(jnp.tensordot(matrix, p, (1, axis)), 0, axis)
-    return jnp.log(jnp.maximum(p, _LEAST))
+    return jnp.log(jnp.maximum(p[..., :-1] / jnp.maximum(p[..., -1:], _LEAST), _LEAST))
 
 
 def _matrices(side: int, sigma: float) -> tuple[np.ndarray, np.ndarray]:

@@ -77,7 +77,7 @@ def make_mapper(
       dihedral_moves: whether logits are means over the window's flips and quarter turns, for eight times the work.
 
     Raises:
-      UserError: the windows' overlap or batch does not fit, or the smoothing is negative.
+      UserError: the windows' overlap or batch does not fit, or the smoothing is negative or wider than the overlap.
     """
     window, overlap = config.inference.window, config.inference.overlap
     if not 0 <= overlap < window:
@@ -87,6 +87,12 @@ def make_mapper(
     if config.inference.smoothing_m < 0:
         raise UserError(f"inference.smoothing_m={config.inference.smoothing_m}; expected 0 or more metres")
     sigma = config.inference.smoothing_m / (metres * factor) if metres else 0.0
+    if 2 * sigma > overlap:  # means would end at the windows' borders, and maps show them
+        raise UserError(
+            f"inference.smoothing_m={config.inference.smoothing_m} is {sigma:.4g} pixels of {metres * factor:.3g} m; "
+            f"expected at most {overlap / 2:g}, half of inference.overlap={overlap}; lower it, train at a lower "
+            "data.scale, or let windows overlap more"
+        )
     adapted = priors.adapted(eval_step) if config.inference.adapt_priors else eval_step
     mapped_step = parallel.map_eval_step(smoothing.smoothed(adapted, sigma))
     moves = range(8) if dihedral_moves else range(1)

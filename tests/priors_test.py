@@ -84,7 +84,8 @@ def test_maps_follow_each_windows_shares_and_are_smoothed_after(tmp_path, smooth
         return 4 * images.astype(jnp.float32) / 255
 
     found = tiled_inference.map_image(tiled_inference.make_mapper(eval_step, config, metres=1.0), {}, image)
-    expected = priors.adapt(eval_step({}, image[None]), jnp.asarray(image.any(-1)[None]))
+    has_data = jnp.asarray(image.any(-1)[None])
+    expected = priors.adapt(eval_step({}, image[None]), has_data)
     if smoothing_m:
-        expected = smoothing.smooth(expected, smoothing_m)
+        expected = smoothing.smooth(expected, has_data, smoothing_m)
     np.testing.assert_allclose(found, expected[0], atol=1e-4)
