@@ -23,11 +23,12 @@ import numpy as np
 from pcejax import augment, datasets, feature_cache, input_pipeline, terms, tiles
 from pcejax.errors import UserError
 from pcejax.frozen_features import interpolated
+from pcejax.points import Points
 from pcejax.tiled_inference import window_starts
 from pcejax.train_state import named_key
 
 MAX_PIXELS = 200
-"""Kept of a tile's pixels of a class: all points, part of a dense mask."""
+"""Kept of a tile's pixels of a class, or as many as the class has points there: part of a mask, a stroke or a disc."""
 
 OnTile = Callable[[int, int], None]
 Seen = tuple[list[np.ndarray | None], np.ndarray]
@@ -115,7 +116,7 @@ def compute(
     labels: list[np.ndarray] = []
     for index, tile_id in enumerate(tile_set.tile_ids):
         image, label = tile_set.images[index], tile_set.labels[index]
-        pixels = _some(label, config.seed)
+        pixels = _some(label, tile_set.points[index], config.seed)
         path = folder / f"{tile_id}-{feature_cache.digest(seen_with, image)}.npz"
         of_pixels = functools.partial(_features, see, sum(dims), config, tile_id, image)
         features = feature_cache.gather(path, pixels, of_pixels)
@@ -131,9 +132,10 @@ def compute(
     return tiles.TileSet(ids, images, labels, weights, points, held_out, underfull), dims
 
 
-def _some(label: np.ndarray, seed: int) -> np.ndarray:
-    """Labelled pixels int64 `[n]`, row * W + column: MAX_PIXELS of each class at most."""
-    found = input_pipeline.find_anchors([label], seed, MAX_PIXELS).by_class
+def _some(label: np.ndarray, points: Points | None, seed: int) -> np.ndarray:
+    """Labelled pixels int64 `[n]`, row * W + column: of each class at most MAX_PIXELS, or as many as its points."""
+    most = max(MAX_PIXELS, np.bincount(points.class_id).max(initial=0)) if points else MAX_PIXELS
+    found = input_pipeline.find_anchors([label], seed, most).by_class
     at = np.concatenate([np.empty((0, 3), np.int64), *found])
     return np.unique(at[:, 1] * label.shape[1] + at[:, 2])
 

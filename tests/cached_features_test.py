@@ -142,6 +142,13 @@ def test_a_dense_mask_gives_some_pixels_of_each_class(data_dir, monkeypatch):
         np.testing.assert_array_equal(counts, np.minimum(whole[known], 7))
 
 
+def test_all_points_teach_however_many_a_class_has(data_dir, monkeypatch):
+    monkeypatch.setattr(cached_features, "MAX_PIXELS", 2)
+    tile_set, _, _, cached, _ = computed(recipe(data_dir, **{"points.budget": 6}))
+    for index, label in enumerate(cached.labels):
+        assert len(label) == (tile_set.labels[index // 3] != IGNORE).sum() > 2 * len(np.unique(label))
+
+
 def test_what_one_run_computed_no_other_computes_again(data_dir, tmp_path, monkeypatch):
     """Points are nested: the more have the fewer, and what is kept is as it would have been alone."""
     few, many = (recipe(data_dir, **{"points.budget": budget}) for budget in (2, 4))
