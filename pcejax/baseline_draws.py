@@ -110,7 +110,7 @@ def _gather(
     for tile in raw.values():
         mask, points = tile.mask(), {}
         for draw in draws:
-            config = ml_collections.ConfigDict(some)
+            config = some.copy_and_resolve_references().unlock()
             config.points.update({"budget": budget, "seed": draw, "held_out": 0})
             clicked = tiles.labels_of(tile, config, legend, factor=1).points
             assert clicked is not None  # a level of the budget axis clicks

@@ -74,6 +74,14 @@ def test_each_draw_and_budget_is_scored_as_a_run_would_be(data_dir, tmp_path, sc
         assert line["miou"] == pytest.approx(metrics.miou(sum(expected.values()), 6))
 
 
+def test_what_arms_hold_out_does_not_teach_baselines(data_dir, tmp_path):
+    for held_out, budget in ((1, 4), (0, 3)):
+        config = config_of(data_dir, **{"data.eval_split": "test", "points.held_out": held_out})
+        baseline_draws.score({COLOUR: (0,)}, {"some": budget}, {"": config}, tmp_path / f"{held_out}")
+        assert config.points.held_out == held_out
+    assert lines(tmp_path / "1") == lines(tmp_path / "0")
+
+
 def test_folds_are_taught_apart_and_scored_as_one(data_dir, tmp_path):
     splits = [("train[1:]", "train[:1]"), ("train[:1]", "train[1:]")]
     configs = {
