@@ -62,7 +62,7 @@ def run_ablation(
       Interrupted: a signal asked to stop, and all arms did; what they had done is saved.
     """
     arms = ablation_grid.expand(ablation)
-    ablation_peer.check(ablation, arms)
+    ablation_peer.check(ablation, arms, workdir)
     configs = {arm.name: ablation_grid.config_of(ablation, _overrides(workdir, arm)) for arm in arms}
     for arm in arms:
         runs.check_config(_folder(workdir, arm), configs[arm.name])

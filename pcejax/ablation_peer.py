@@ -34,15 +34,17 @@ class _Run(NamedTuple):
     config: ml_collections.ConfigDict
 
 
-def check(ablation: ml_collections.ConfigDict, arms: Sequence[Arm]) -> None:
-    """Checks that the peer, if any, can be trained: see `score`.
+def check(ablation: ml_collections.ConfigDict, arms: Sequence[Arm], workdir: Path) -> None:
+    """Checks that the peer, if any, can be trained, and that what is there of it is of its config: see `score`.
 
     Raises:
-      UserError: torch is missing, the peer's config is, or it has what PyTorch's side lacks.
+      UserError: torch is missing, the peer's config is, or it has what PyTorch's side lacks; or `workdir` holds runs
+        of another config.
     """
     if ablation.peer:
         for run in _runs(ablation, arms):
             accuracy.check_torch(run.config)
+            runs.check_config(_folder(workdir, run), run.config)
 
 
 def score(ablation: ml_collections.ConfigDict, arms: Sequence[Arm], workdir: Path) -> None:
@@ -60,11 +62,10 @@ def score(ablation: ml_collections.ConfigDict, arms: Sequence[Arm], workdir: Pat
         jax.config.update("jax_platforms", "cpu")  # PyTorch needs the accelerator
     matrices: dict[str, list[list[int]]] = {}
     for done, run in enumerate(missing):
-        told = f"{run.level} points, draw {run.draw}{f', fold {run.fold}' if run.fold else ''}"
-        folder = workdir / "peer" / told.replace(" ", "_")
+        folder = _folder(workdir, run)
         scores = runs.evaluation_path(folder, run.config.data.eval_split)
         if not scores.exists():
-            accuracy.run_torch(run.config, folder, f"peer {done + 1}/{len(missing)}: {told}")
+            accuracy.run_torch(run.config, folder, f"peer {done + 1}/{len(missing)}: {_told(run)}")
         result = json.loads(scores.read_text())
         matrices |= result["tiles"]
         if (run.level, run.draw) != next((run[:2] for run in missing[done + 1 : done + 2]), None):
@@ -74,6 +75,14 @@ def score(ablation: ml_collections.ConfigDict, arms: Sequence[Arm], workdir: Pat
             writers.append_line(path, line)
             print(f"peer: {run.level} points, draw {run.draw}: mIoU {miou:.3f}", flush=True)
             matrices = {}
+
+
+def _told(run: _Run) -> str:
+    return f"{run.level} points, draw {run.draw}{f', fold {run.fold}' if run.fold else ''}"
+
+
+def _folder(workdir: Path, run: _Run) -> Path:
+    return workdir / "peer" / _told(run).replace(" ", "_")
 
 
 def _runs(ablation: ml_collections.ConfigDict, arms: Sequence[Arm]) -> Iterator[_Run]:

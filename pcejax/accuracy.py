@@ -185,9 +185,25 @@ def _run(config: ml_collections.ConfigDict, do: str, workdir: Path, name: str) -
 def run_torch(config: ml_collections.ConfigDict, workdir: Path, name: str) -> dict[str, Any]:
     """What `measure` tells of PyTorch's side, whose run is then in `workdir` as if we had trained it.
 
+    A run that was cut after its training is only scored, and nothing is told of seconds.
+
     Raises:
-      UserError: PyTorch's process, or the one that scores what it learnt, ended by an error.
+      UserError: the workdir holds another run, PyTorch's process, or the one that scores what it learnt, ended by an
+        error.
     """
+    runs.check_config(workdir, config)
+    with Checkpoints(workdir) as checkpoints:
+        told = {}
+        if checkpoints.latest_step() is None:
+            checkpoints.discard_after(0)  # what a save that was cut left
+            told = _save_torch(config, workdir, checkpoints, name)
+    return told | {"miou": _run(config, "score", workdir, f"{name}, scored")[0]["miou"]}
+
+
+def _save_torch(
+    config: ml_collections.ConfigDict, workdir: Path, checkpoints: Checkpoints, name: str
+) -> dict[str, Any]:
+    """Trains and saves; gives what is known of the seconds."""
     start = time.monotonic()
     builder = datasets.open_dataset(config.data.name, config.data.data_dir)
     legend, bands = datasets.legend_of(builder), datasets.bands_of(builder)
@@ -197,10 +213,9 @@ def run_torch(config: ml_collections.ConfigDict, workdir: Path, name: str) -> di
     arrays, told = train_in_torch(state, config, crops(config, tile_set, about, bands), bands.num, name)
     told["seconds"] = time.monotonic() - start
     runs.open_workdir(workdir, config, {})
-    with Checkpoints(workdir) as checkpoints:
-        checkpoints.save(learnt(state, arrays, config), about | {"devices": told["device"]}, [])
+    checkpoints.save(learnt(state, arrays, config), about | {"devices": told["device"]}, [])
     del told["loss"]
-    return told | {"miou": _run(config, "score", workdir, f"{name}, scored")[0]["miou"]}
+    return told
 
 
 def initial_state(config: ml_collections.ConfigDict, num_logits: int, bands: datasets.Bands) -> TrainState:

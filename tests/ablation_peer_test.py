@@ -91,19 +91,34 @@ def test_what_was_cut_goes_on_and_ends_the_same(tmp_path, torch_runs, monkeypatc
     assert len(torch_runs) == 4
 
 
+def test_runs_of_another_recipe_are_no_peer_of_this_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(accuracy, "check_torch", lambda config: None)
+    arms = ablation_grid.expand(grid())
+    run = next(ablation_peer._runs(grid(), arms))
+    config = run.config.copy_and_resolve_references()
+    folder = tmp_path / "peer" / "1_points,_draw_0,_fold_a"
+    runs.open_workdir(folder, config, {})
+    ablation_peer.check(grid(), arms, tmp_path)
+    with config.unlocked():
+        config.optimizer.learning_rate = 0.5
+    runs.open_workdir(folder, config, {})
+    with pytest.raises(UserError, match=r"1_points,_draw_0,_fold_a holds a run of another config: optimizer.learning"):
+        ablation_peer.check(grid(), arms, tmp_path)
+
+
 def test_without_a_peer_nothing_is_trained(tmp_path, torch_runs):
-    ablation_peer.check(grid(peer=""), ablation_grid.expand(grid()))
+    ablation_peer.check(grid(peer=""), ablation_grid.expand(grid()), tmp_path)
     ablation_peer.score(grid(peer=""), ablation_grid.expand(grid()), tmp_path)
     assert not torch_runs
     assert not lines(tmp_path)
 
 
-def test_a_peer_that_cannot_be_trained_is_told(monkeypatch):
+def test_a_peer_that_cannot_be_trained_is_told(monkeypatch, tmp_path):
     arms = ablation_grid.expand(grid())
     with pytest.raises(UserError, match=r"base='configs/gone.py': no such config"):
-        ablation_peer.check(grid(peer="configs/gone.py"), arms)
+        ablation_peer.check(grid(peer="configs/gone.py"), arms, tmp_path)
     with pytest.raises(UserError, match=r"model.fusion.at='both'; PyTorch's side"):
-        ablation_peer.check(grid(peer="configs/multiscale_unet.py"), arms)
+        ablation_peer.check(grid(peer="configs/multiscale_unet.py"), arms, tmp_path)
     monkeypatch.setattr(peers, "has_torch", lambda: False)
     with pytest.raises(UserError, match=r"torch is not installed; pip install .\[bench\]"):
-        ablation_peer.check(grid(), arms)
+        ablation_peer.check(grid(), arms, tmp_path)

@@ -1,11 +1,13 @@
 import importlib.util
 import json
 
+import flax.traverse_util
 import numpy as np
 import pytest
 from runs_for_tests import config_of, prepare
 
 from pcejax import accuracy, peers
+from pcejax.checkpoints import Checkpoints
 from pcejax.errors import UserError
 
 
@@ -69,6 +71,33 @@ def test_both_sides_are_trained_and_scored_alike(data_dir, against, monkeypatch)
     assert row["ours"]["miou"] > 0.05
     assert abs(row["ours"]["miou"] - row["theirs"]["miou"]) < 0.02
     assert all(row[side][key] > 0 for side in ("ours", "theirs") for key in ("seconds", "step_seconds"))
+
+
+def test_a_torch_run_that_was_cut_goes_on_with_what_is_whole(data_dir, tmp_path, monkeypatch):
+    config, trained = config_of(data_dir, **{"data.eval_split": "test", "train.num_steps": 7}), []
+
+    def train_in_torch(state, config, batches, num_bands, name):
+        trained.append(name)
+        host = {key: getattr(state, key) for key in ("params", "batch_stats", "ema_params", "ema_batch_stats")}
+        return flax.traverse_util.flatten_dict(host, sep="/"), {"device": "none", "loss": [], "step_seconds": 1.0}
+
+    def cut(config, do, workdir, name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(accuracy, "train_in_torch", train_in_torch)
+    monkeypatch.setattr(accuracy, "_run", cut)
+    with pytest.raises(KeyboardInterrupt):
+        accuracy.run_torch(config, tmp_path, "first")
+    monkeypatch.setattr(accuracy, "_run", lambda *_: ({"miou": 0.5}, {}))
+    assert accuracy.run_torch(config, tmp_path, "scored") == {"miou": 0.5}
+    (tmp_path / "checkpoints" / "7" / "sha256.json").unlink()  # as if the save was cut
+    assert accuracy.run_torch(config, tmp_path, "again")["step_seconds"] == 1
+    assert trained == ["first", "again"]
+    assert Checkpoints(tmp_path).latest_step() == 7
+    with config.unlocked():
+        config.seed = 9
+    with pytest.raises(UserError, match=r"holds a run of another config: seed: 0 there, 9 now"):
+        accuracy.run_torch(config, tmp_path, "other")
 
 
 def test_means_and_spread_are_over_seeds_and_each_seed_is_another_run(monkeypatch):
