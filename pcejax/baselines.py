@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from pcejax import datasets, evaluate, frozen_features, label_options, metrics, runs, tiles, trained, writers
+from pcejax import datasets, evaluate, frozen_features, label_options, metrics, runs, taught, tiles, trained, writers
 from pcejax.annotators import looked_at
 from pcejax.errors import UserError
 from pcejax.frozen_features import Sampler
@@ -116,7 +116,8 @@ def score_baselines(workdir: Path, split: str) -> dict[str, Any]:
     (`evaluate.score_split`), and writes `report/baselines_<split>.json`: the mIoU and IoUs by the baseline's name.
 
     Raises:
-      UserError: no run, a run taught by dense masks, which are too many for trees, or a split of mixed protocol.
+      UserError: no run, a run taught by dense masks, which are too many for trees, or by labels that config and
+        dataset do not give any more, or a split of mixed protocol.
     """
     model = trained.load(workdir)
     config, legend, factor = model.config, model.legend, tiles.reduction(model.config.data.scale)
@@ -126,6 +127,7 @@ def score_baselines(workdir: Path, split: str) -> dict[str, Any]:
             "take a run that was too"
         )
     builder = datasets.open_dataset(config.data.name, config.data.data_dir)
+    taught.check_still(model, builder, workdir)
     taught_by = tiles.read_labelled(builder, config)
     scored_on = tiles.read(builder, split, config)
     within = evaluate.protocol(config, model.about, [tile.tile_id for tile in scored_on], split) == "within"
@@ -146,8 +148,8 @@ def score_baselines(workdir: Path, split: str) -> dict[str, Any]:
         learner = fit(baseline, samples, classes)
         matrix = np.zeros((legend.num_classes, legend.num_classes), np.int64)
         for tile, image, mask in tiles.decoded(scored_on):
-            taught = looked_at(tiles.labels_of(tile, config, legend, factor=1)) if within else None
-            truth = evaluate.scored_mask(mask, taught, config.inference.buffer_px)[::STRIDE, ::STRIDE]
+            labels = looked_at(tiles.labels_of(tile, config, legend, factor=1)) if within else None
+            truth = evaluate.scored_mask(mask, labels, config.inference.buffer_px)[::STRIDE, ::STRIDE]
             sampled = baseline.sampler(image, factor, model.bands)
             at = STRIDE * np.indices(truth.shape).reshape(2, -1)
             parts = (at[:, start : start + _AT_ONCE] for start in range(0, truth.size, _AT_ONCE))

@@ -22,6 +22,7 @@ from pcejax import (
     parallel,
     pictures,
     runs,
+    taught,
     tiles,
     trained,
     writers,
@@ -38,9 +39,17 @@ _WHO_TAUGHT = ("legend", "bands", "labels_hash", "tile_ids", "devices")
 
 
 def evaluate(workdir: Path, split: str) -> dict[str, Any]:
-    """Scores the newest checkpoint of the run in `workdir` on `split`; see `calibrate` and `score_split`."""
+    """Scores the newest checkpoint of the run in `workdir` on `split`; see `calibrate` and `score_split`.
+
+    Raises:
+      UserError: as `score_split`; or pixels that taught must be told from others, and the labels are no longer those.
+    """
     model = trained.load(workdir)
-    builder = datasets.open_dataset(model.config.data.name, model.config.data.data_dir)
+    config = model.config
+    builder = datasets.open_dataset(config.data.name, config.data.data_dir)
+    tile_ids = [tile.tile_id for tile in tiles.read(builder, split, config)]
+    if config.points.held_out or protocol(config, model.about, tile_ids, split) == "within":
+        taught.check_still(model, builder, workdir)
     if model.calibration is None:
         model = calibrate(model, builder, workdir)
     return score_split(model, builder, split, workdir)
@@ -130,8 +139,8 @@ def score_split(model: trained.Trained, builder: tfds.core.DatasetBuilder, split
             raise UserError(f"split {split!r}: tile {tile.tile_id} has no mask; expected labelled tiles")
         logits = model.map_image(model.variables, image)
         predicted = logits.argmax(-1).astype(np.uint8)
-        taught = tiles.labels_of(tile, config, legend, factor=1) if protocol_name == "within" else None
-        truth = scored_mask(mask, annotators.looked_at(taught) if taught else None, config.inference.buffer_px)
+        labels = tiles.labels_of(tile, config, legend, factor=1) if protocol_name == "within" else None
+        truth = scored_mask(mask, annotators.looked_at(labels) if labels else None, config.inference.buffer_px)
         matrices[index] = metrics.confusion_matrix(truth, predicted, legend.num_classes)
         if config.train_unknown:
             known = logits[..., : legend.num_known].argmax(-1)
@@ -143,8 +152,8 @@ def score_split(model: trained.Trained, builder: tfds.core.DatasetBuilder, split
         pixels[index] = mask.size
         if index < MAX_PICTURES:
             shown = pictures.as_rgb(image, model.bands)
-            if taught is not None:
-                shown = pictures.with_annotation(shown, taught, legend)
+            if labels is not None:
+                shown = pictures.with_annotation(shown, labels, legend)
             panels = [shown, pictures.color_map(mask, legend), pictures.color_map(predicted, legend)]
             panels.append(pictures.confidence(sure))
             pictures.side_by_side(panels).save(folder / f"{tile.tile_id}.png")
@@ -198,8 +207,8 @@ def protocol(config: ml_collections.ConfigDict, about: dict[str, Any], tile_ids:
     Raises:
       UserError: some of the tiles taught the run, and some did not.
     """
-    taught = set(about["tile_ids"])
-    share = [tile_id in taught for tile_id in tile_ids]
+    taught_by = set(about["tile_ids"])
+    share = [tile_id in taught_by for tile_id in tile_ids]
     if not any(share):
         return "across"
     if not all(share):

@@ -8,6 +8,7 @@ from typing import Any
 
 import ml_collections
 import numpy as np
+import tensorflow_datasets as tfds
 
 from pcejax import datasets, losses, tiles, trained
 from pcejax.errors import UserError
@@ -66,6 +67,22 @@ def check_labels(old: dict[str, Any], new: dict[str, Any], workdir: Path) -> Non
         raise UserError(
             f"{workdir}: the checkpoint was taught by other labels ({old['label_counts']}) than config and dataset "
             f"give now ({new['label_counts']}); was the dataset prepared anew? restore it, or take another --workdir"
+        )
+
+
+def check_still(model: trained.Trained, builder: tfds.core.DatasetBuilder, workdir: Path) -> None:
+    """Checks that config and dataset still give the labels that taught the run in `workdir`.
+
+    Raises:
+      UserError: they give others, so that nothing tells which pixels the run has seen.
+    """
+    raw = tiles.read_labelled(builder, model.config)
+    annotated = ((tile.tile_id, tiles.labels_of(tile, model.config, model.legend)) for tile in raw)
+    found = tiles.hash_labels((tile_id, labels.label, labels.class_weights) for tile_id, labels in annotated)
+    if found != model.about["labels_hash"]:
+        raise UserError(
+            f"{workdir}: the run was taught by other labels than config and dataset give now; were points moved, or "
+            "was the dataset prepared anew? restore them, or train in another --workdir"
         )
 
 

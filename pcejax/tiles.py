@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,13 +62,18 @@ class TileSet(NamedTuple):
     underfull: list[tuple[int, ...]]  # classes that got fewer points than the budget
 
     def hash(self) -> str:
-        """SHA-256 of tile ids, label tiles and weights: two runs with equal hashes were taught by the same labels."""
-        digest = hashlib.sha256()
-        for tile_id, label, weights in zip(self.tile_ids, self.labels, self.weights, strict=True):
-            digest.update(f"{tile_id}:{label.shape}:".encode())
-            digest.update(label.tobytes())
-            digest.update(weights.tobytes())
-        return digest.hexdigest()
+        """Of what teaches; see `hash_labels`."""
+        return hash_labels(zip(self.tile_ids, self.labels, self.weights, strict=True))
+
+
+def hash_labels(taught: Iterable[tuple[str, np.ndarray, np.ndarray]]) -> str:
+    """SHA-256 of tile ids, label tiles and class weights: two runs with equal ones were taught by the same labels."""
+    digest = hashlib.sha256()
+    for tile_id, label, weights in taught:
+        digest.update(f"{tile_id}:{label.shape}:".encode())
+        digest.update(label.tobytes())
+        digest.update(weights.tobytes())
+    return digest.hexdigest()
 
 
 class Tiles(NamedTuple):

@@ -6,7 +6,7 @@ import scipy.special
 from PIL import Image
 from runs_for_tests import SIZE, builder_of, config_of, prepare, save_run
 
-from pcejax import calibration, datasets, evaluate, metrics, pictures, runs, taught, tiles, trained, writers
+from pcejax import baselines, calibration, datasets, evaluate, metrics, pictures, runs, taught, tiles, trained, writers
 from pcejax.errors import UserError
 from pcejax.legend import DEEPGLOBE, IGNORE
 
@@ -308,3 +308,21 @@ def test_a_checkpoint_is_scored_from_its_workdir(data_dir, tmp_path, capsys):
     for name, value in result["iou"].items():
         line = next(line for line in told.splitlines() if f"│ {name} " in line)
         assert ("absent" if value is None else f"{value:.3f}") in line
+
+
+def test_where_the_labels_are_others_than_taught_nothing_is_scored_as_if_they_were(data_dir, tmp_path):
+    config = config_of(data_dir)
+    save_run(tmp_path, config)
+    moved = config.copy_and_resolve_references()
+    with moved.unlocked():
+        moved.points.seed += 1  # as if points had been moved, or the dataset prepared anew
+    runs.open_workdir(tmp_path, moved, {})
+    evaluate.evaluate(tmp_path, "test")  # none of these tiles taught
+    told = (
+        "was taught by other labels than config and dataset give now; were points moved, .*train in another --workdir"
+    )
+    with pytest.raises(UserError, match=told):
+        evaluate.evaluate(tmp_path, "train")
+    with pytest.raises(UserError, match=told):
+        baselines.score_baselines(tmp_path, "test")
+    assert not runs.evaluation_path(tmp_path, "train").exists()
