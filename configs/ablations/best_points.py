@@ -1,6 +1,6 @@
 """The best map per labelled point, on a handful of tiles: configs/best_points.py over budgets, beside baselines.
 
-Commands, with DeepGlobe prepared as configs/unet.py says, of which eight tiles are enough:
+Commands, with the eight tiles of DeepGlobe prepared as docs/findings.md says:
   scripts/ablate.py --config=configs/ablations/best_points.py:across --workdir=runs/best_across
   scripts/ablate.py --config=configs/ablations/best_points.py:within --workdir=runs/best_within
   scripts/ablate.py --config=configs/ablations/best_points.py:removals --workdir=runs/best_removals

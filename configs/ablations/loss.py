@@ -2,8 +2,8 @@
 
 Command: scripts/ablate.py --config=configs/ablations/loss.py:demo --workdir=runs/loss
 
-`table` and `table_deepglobe` are the settings of the table in docs/losses.md, on drawn scenes and on eight tiles of
-DeepGlobe; its three runs a cell are the arms whose seed and draw are equal.
+`table` and `table_deepglobe` are the settings of the table in docs/losses.md, on drawn scenes and on the eight tiles of
+DeepGlobe that docs/findings.md names; its three runs a cell are the arms whose seed and draw are equal.
 """
 
 from typing import Any
