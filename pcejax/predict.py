@@ -102,7 +102,7 @@ def predict(
 def _job(path: Path, output: Path, extra: list[str], bands: datasets.Bands) -> Job:
     frame = None
     if is_tiff(path):
-        with open_tiff(path) as file:
+        with open_tiff(path, bands.chosen) as file:
             if file.frame.transform is not None:
                 file.check_bands()
                 bands.check_file(str(path), file.num_bands, file.dtype)
