@@ -23,6 +23,7 @@ import numpy as np
 from pcejax import augment, datasets, feature_cache, input_pipeline, terms, tiles
 from pcejax.errors import UserError
 from pcejax.frozen_features import interpolated
+from pcejax.legend import IGNORE
 from pcejax.points import Points
 from pcejax.tiled_inference import window_starts
 from pcejax.train_state import named_key
@@ -74,6 +75,23 @@ def of_pixels(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         changed.data.crop = 1
         changed.data.anchored_share = 1.0
     return changed
+
+
+def windows_of(
+    config: ml_collections.ConfigDict, tile_set: tiles.TileSet, plan: np.ndarray
+) -> tuple[tiles.TileSet, np.ndarray]:
+    """What the encoder sees of a plan int32 `[b, 4]` of labelled pixels: for crops of `data.crop`, tiles and a plan.
+
+    A tile that is smaller than a window is filled up to one; each pixel's window is the one that it is kept from.
+    """
+    size, plan = config.data.crop, plan.copy()
+    for entry in plan:
+        for axis, side in enumerate(tile_set.labels[entry[0]].shape, 1):
+            starts, owner = _windows(config, side)
+            entry[axis] = starts[owner[entry[axis]]]
+    images = [_filled(image, size) for image in tile_set.images]
+    labels = [_filled(label, size, IGNORE) for label in tile_set.labels]
+    return tile_set._replace(images=images, labels=labels), plan
 
 
 def compute(
@@ -175,16 +193,10 @@ def _features(
 def _by_windows(
     see: See, key: jax.Array, config: ml_collections.ConfigDict, image: np.ndarray, numbers: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Numbers `[n]` of a tile's pixels and their features float32 `[n, F]`, of each window that has some.
-
-    A tile that is smaller than a window is reflected beyond its borders, as maps are.
-    """
+    """Numbers `[n]` of a tile's pixels and their features float32 `[n, F]`, of each window that has some."""
     size = config.data.crop
-    beyond = [(0, max(0, size - side)) for side in numbers.shape]
-    image = np.pad(image, [*beyond, (0, 0)], mode="symmetric")
-    numbers = np.pad(numbers, beyond, constant_values=-1)
-    starts = [window_starts(side, size, min(config.inference.overlap, size - 1)) for side in numbers.shape]
-    owner = [_owner(of_axis, side, size) for of_axis, side in zip(starts, numbers.shape, strict=True)]
+    image, numbers = _filled(image, size), _filled(numbers, size, -1)
+    starts, owner = zip(*(_windows(config, side) for side in numbers.shape), strict=True)
     for row, top in enumerate(starts[0]):
         for col, left in enumerate(starts[1]):
             window = np.s_[top : top + size, left : left + size]
@@ -197,6 +209,19 @@ def _by_windows(
             at = np.nonzero(moved >= 0)
             parts = [interpolated(x, at[0], at[1], 2**index) for index, x in enumerate(levels) if x is not None]
             yield moved[at], np.concatenate(parts, -1)
+
+
+def _filled(tile: np.ndarray, size: int, beyond: int | None = None) -> np.ndarray:
+    """A tile `[H, W, ...]` with sides of `size` or more: beyond its borders a number, or its reflection, as in maps."""
+    sides = [(0, max(0, size - side)) for side in tile.shape[:2]] + [(0, 0)] * (tile.ndim - 2)
+    return np.pad(tile, sides, mode="symmetric") if beyond is None else np.pad(tile, sides, constant_values=beyond)
+
+
+def _windows(config: ml_collections.ConfigDict, side: int) -> tuple[list[int], np.ndarray]:
+    """Where windows start along a side, and int `[side]`: the window of each pixel."""
+    size = config.data.crop
+    starts = window_starts(side, size, min(config.inference.overlap, size - 1))
+    return starts, _owner(starts, side, size)
 
 
 def _owner(starts: list[int], side: int, size: int) -> np.ndarray:

@@ -26,17 +26,18 @@ class Job(NamedTuple):
 
 
 def find_images(pattern: str) -> list[Path]:
-    """The images that a file, a folder or a glob names, sorted.
+    """The images that a file, a folder or a glob names, sorted; of the latter two what is none by its name is left out.
+
+    A raster that QGIS showed has an `.aux.xml` beside it, which `images/*` names too.
 
     Raises:
       UserError: there is none.
     """
     path = Path(pattern).expanduser()
-    if path.is_dir():
-        found = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES]
-    else:
-        names = [path] if path.is_file() else glob.glob(str(path), recursive=True)
-        found = [p for p in map(Path, names) if p.is_file()]
+    if path.is_file():
+        return [path]
+    names = path.iterdir() if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
+    found = [p for p in names if p.suffix.lower() in SUFFIXES and p.is_file()]
     if not found:
         raise UserError(f"--input={pattern}: no image; expected a file, a glob, or a folder of {', '.join(SUFFIXES)}")
     return sorted(found)
@@ -101,7 +102,7 @@ def predict(
 def _job(path: Path, output: Path, extra: list[str], bands: datasets.Bands) -> Job:
     frame = None
     if is_tiff(path):
-        with open_tiff(path) as file:
+        with open_tiff(path, bands.chosen) as file:
             if file.frame.transform is not None:
                 file.check_bands()
                 bands.check_file(str(path), file.num_bands, file.dtype)

@@ -9,7 +9,17 @@ import ml_collections
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pcejax import augment, datasets, input_pipeline, label_options, pictures, point_files, steps, tiles
+from pcejax import (
+    augment,
+    cached_features,
+    datasets,
+    input_pipeline,
+    label_options,
+    pictures,
+    point_files,
+    steps,
+    tiles,
+)
 from pcejax.errors import UserError
 from pcejax.legend import IGNORE, Legend
 
@@ -23,14 +33,21 @@ _FEW = 2000  # labelled pixels; above, each is drawn as it is, not as a disc
 def draw_sheet(config: ml_collections.ConfigDict, path: Path) -> None:
     """Draws the first crops of the first step with their labels, above each its place, below it its augmented view.
 
+    Where steps take pixels, by `data.cached_views`, it draws the windows through which the encoder sees them.
+
     Raises:
       UserError: config and dataset do not fit.
     """
     builder = datasets.open_dataset(config.data.name, config.data.data_dir)
     legend, bands = datasets.legend_of(builder), datasets.bands_of(builder)
     tile_set = tiles.load(config)
-    input_pipeline.check(config, tile_set)
-    plan = next(input_pipeline.plans(config, tile_set, 0))[:CROPS]
+    if config.data.cached_views:
+        cached_features.check(config)
+    seen_config = cached_features.of_pixels(config) if config.data.cached_views else config
+    input_pipeline.check(seen_config, tile_set)
+    plan = next(input_pipeline.plans(seen_config, tile_set, 0))[:CROPS]
+    if config.data.cached_views:
+        tile_set, plan = cached_features.windows_of(config, tile_set, plan)
     crops = tiles.cut_on_host(tile_set, plan, config.data.crop)
     keys = steps.row_keys(jax.random.key(config.seed), "augment", plan)
     views = augment.augment(keys, tiles.scale_image(crops.image, bands), crops.label, **config.augment)

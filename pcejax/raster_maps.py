@@ -51,12 +51,13 @@ def map_raster(model: trained.Trained, path: Path, outputs: dict[str, Path]) -> 
         for name, of_file in bands.items()
     }
     counts = np.zeros(model.legend.num_classes, np.int64)
-    with import_geo("rasterio").Env(GDAL_CACHEMAX=_CACHE_MB), open_tiff(path) as file, contextlib.ExitStack() as stack:
+    with import_geo("rasterio").Env(GDAL_CACHEMAX=_CACHE_MB), contextlib.ExitStack() as stack:
+        file = stack.enter_context(open_tiff(path, model.bands.chosen))
         write = {
             name: stack.enter_context(map_files.map_file(where, file.frame, contents[name]))
             for name, where in outputs.items()
         }
-        shape, source = (file.frame.height, file.frame.width), _Source(file, model)
+        shape, source = (file.frame.height, file.frame.width), _Source(file)
         progress = _Progress(path.name, shape[0])
         window = model.config.inference.window * tiles.reduction(model.config.data.scale)
         if min(shape) < window:
@@ -88,13 +89,13 @@ def map_raster(model: trained.Trained, path: Path, outputs: dict[str, Path]) -> 
 class _Source:
     """The rows of a raster as the mapper asks for them, and where they have data as the maps are written."""
 
-    def __init__(self, file: Tiff, model: trained.Trained):
-        self._file, self._bands = file, model.bands
+    def __init__(self, file: Tiff):
+        self._file = file
         self._valid: deque[np.ndarray] = deque()  # of rows that are read and not yet written
 
     def read(self, first: int, stop: int) -> np.ndarray:
         """Rows `[first, stop)`: pixels `[rows, W, bands]`, 0 where there are no data."""
-        pixels, valid = self._file.read(first, stop, self._bands.chosen)
+        pixels, valid = self._file.read(first, stop)
         self._valid.append(valid)
         return pixels if valid.all() else np.where(valid[..., None], pixels, pixels.dtype.type(0))
 

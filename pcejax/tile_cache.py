@@ -12,17 +12,19 @@ import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from pcejax.errors import UserError
 
 
-def path_of(folder: Path, tile_id: str, encoded: bytes, factor: int) -> Path:
-    """Where the image `encoded`, reduced `factor` times, is kept."""
-    digest = hashlib.blake2b(encoded, digest_size=8).hexdigest()
-    return folder / f"{tile_id}-{digest}-{factor}.npy"
+def path_of(folder: Path, tile_id: str, encoded: Any, factor: int) -> Path:
+    """Where the image `encoded` (see `datasets.decode_image`), reduced `factor` times, is kept."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in (encoded["shape"], encoded["value"]) if isinstance(encoded, dict) else (encoded,):
+        digest.update(part)
+    return folder / f"{tile_id}-{digest.hexdigest()}-{factor}.npy"
 
 
 def mapped(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:

@@ -8,6 +8,7 @@ import rasterio
 from PIL import Image
 from rasterio.transform import Affine
 
+from pcejax.datasets import rasters
 from pcejax.datasets.rasters import read_raster
 from pcejax.errors import UserError
 
@@ -146,6 +147,8 @@ def test_nodata_alpha_and_nan_are_not_valid_and_read_zero(tmp_path):
     expected = np.ones((11, 13), bool)
     expected[hole] = False
     deep, real, alpha = random_pixels(5, "uint16"), random_pixels(5, "float32"), random_pixels(4)
+    alpha[..., 3] = 255
+    alpha[1:6, 2:8, 3] = 128  # a soft edge
     deep[hole], real[hole], alpha[(*hole, 3)] = 7777, np.nan, 0
     rgba = {"photometric": "RGB", "alpha": "YES"}
     for pixels, bands, profile in ((deep, 5, {"nodata": 7777}), (real, 5, {}), (alpha, 3, rgba)):
@@ -156,6 +159,39 @@ def test_nodata_alpha_and_nan_are_not_valid_and_read_zero(tmp_path):
     # A number that is not finite in one band alone is no data either.
     real[..., 1:] = random_pixels(4, "float32")
     assert not read_raster(write_tiff(tmp_path / "a.tif", real)).valid[hole].any()
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NodataShadowWarning")  # a true one: no data are where nodata is
+@pytest.mark.parametrize("layout", [{}, {"tiled": True, "blockxsize": 16, "blockysize": 16}, {"nodata": 0}])
+def test_a_fourth_band_that_gdal_tags_as_alpha_is_a_band_where_it_is_not_opaque(tmp_path, monkeypatch, layout):
+    monkeypatch.setattr(rasters, "_ENOUGH", 100)
+    pixels = random_pixels(4, shape=(60, 70))
+    pixels[:20, :, 3], pixels[20:25, :, 3] = 0, 255
+    pixels[30:33, 5:9] = 0  # no data only where that is declared: in all bands
+    expected = np.ones((60, 70), bool)
+    expected[30:33, 5:9] = "nodata" not in layout
+    path = write_tiff(tmp_path / "a.tif", pixels, **layout)
+    with rasterio.open(path) as file:
+        assert file.colorinterp[3].name == "alpha"
+    for bands in ((), (4, 1, 2), (1, 2)):
+        got = read_raster(path, bands=bands)
+        np.testing.assert_array_equal(got.pixels, pixels[..., [n - 1 for n in bands or (1, 2, 3, 4)]])
+        np.testing.assert_array_equal(got.valid, expected)
+        assert got.num_bands == 4
+
+
+def test_an_alpha_band_is_a_band_where_it_is_named(tmp_path):
+    pixels = random_pixels(4)
+    pixels[..., 3] = 255
+    pixels[2:5, 3:7, 3] = 0
+    path = write_tiff(tmp_path / "a.tif", pixels)
+    named, others = read_raster(path, bands=(4, 1)), read_raster(path, bands=(2, 1))
+    np.testing.assert_array_equal(named.pixels, pixels[..., [3, 0]])
+    assert named.valid.all()
+    np.testing.assert_array_equal(others.valid, pixels[..., 3] > 0)
+    assert (named.num_bands, others.num_bands) == (4, 3)
+    with pytest.raises(UserError, match=r"a.tif: bands 5 of 4; expected numbers from 1 to as many"):
+        read_raster(path, bands=(5,))
 
 
 def test_real_numbers_of_64_bits_become_32(tmp_path):

@@ -20,7 +20,7 @@ def workdir(tmp_path_factory):
 
 
 def test_a_file_a_folder_and_a_glob_name_images_in_order(tmp_path):
-    for name in ("b.png", "a.JPG", "c.tif", "notes.txt", "sub/d.jpeg"):
+    for name in ("b.png", "a.JPG", "c.tif", "c.tif.aux.xml", "notes.txt", "sub/d.jpeg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
 
@@ -32,7 +32,9 @@ def test_a_file_a_folder_and_a_glob_name_images_in_order(tmp_path):
     assert found("*.png") == ["b.png"]
     assert found("**/*.jp*g") == ["sub/d.jpeg"]
     assert found("[ab]*") == ["a.JPG", "b.png"]
-    assert found("*") == ["a.JPG", "b.png", "c.tif", "notes.txt"]  # a glob is taken at its word; folders are no files
+    assert found("*") == ["a.JPG", "b.png", "c.tif"]
+    assert found("**") == ["a.JPG", "b.png", "c.tif", "sub/d.jpeg"]
+    assert found("notes.txt") == ["notes.txt"]  # a file is taken at its word
 
 
 def test_a_file_whose_name_looks_like_a_glob_is_a_file(tmp_path):
@@ -46,9 +48,10 @@ def test_a_path_from_home_is_found(tmp_path, monkeypatch):
     assert predict.find_images("~/*.png") == [tmp_path / "a.png"]
 
 
-@pytest.mark.parametrize("pattern", ["gone.png", "*.png", "sub"])
+@pytest.mark.parametrize("pattern", ["gone.png", "*.png", "*.txt", "sub"])
 def test_no_image_is_told(tmp_path, pattern):
     (tmp_path / "sub").mkdir()
+    (tmp_path / "notes.txt").write_text("")
     with pytest.raises(UserError, match=r"--input=.*: no image; expected a file, a glob, or a folder of \.png"):
         predict.find_images(str(tmp_path / pattern))
 

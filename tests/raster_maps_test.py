@@ -1,3 +1,4 @@
+import datasets_folder_test
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from datasets_rasters_test import TRANSFORM, write_tiff
 from PIL import Image
 from runs_for_tests import config_of, prepare, save_run
 
-from pcejax import datasets, map_files, predict, raster_maps, trained
+from pcejax import datasets, map_files, predict, raster_maps, tiles, trained
 from pcejax.calibration import Calibration
 from pcejax.class_maps import open_map, strips
 from pcejax.errors import UserError
@@ -109,6 +110,30 @@ def test_chosen_bands_and_their_scaling_are_those_of_training(tmp_path):
     np.testing.assert_array_equal(seen[0], image[..., [3, 1]])
     with pytest.raises(UserError, match=r"b: 4 bands of uint16; expected 5 of uint16"):
         bands.check_file("b", 4, "uint16")
+
+
+@pytest.mark.parametrize("chosen", [(), (4, 1, 2)])
+def test_near_infrared_that_gdal_tags_as_alpha_is_prepared_and_mapped_alike(tmp_path, chosen):
+    image = random_image((48, 30), bands=4)
+    image[:16, :, 3], image[16:24, :, 3] = 0, 255  # strips that look like alpha
+    root = datasets_folder_test.own_folder(tmp_path, points=("a,1,1,40", "a,40,9,7"))
+    path = write_tiff(root / "images" / "a.tif", image)
+    expected = image[..., [band - 1 for band in chosen or (1, 2, 3, 4)]]
+    builder = datasets_folder_test.prepare(root, bands=[str(band) for band in chosen])
+    np.testing.assert_array_equal(tiles.read(builder, "train")[0].image(), expected)
+    seen = []
+
+    def map_rows(variables, read, shape, finish):
+        for first in range(0, 48, 8):
+            seen.append(read(first, first + 8))
+            yield finish(jnp.zeros((6, 8, 30)))
+
+    bands = datasets.bands_of(builder)
+    assert predict._job(path, tmp_path, [], bands).frame.height == 48
+    model = trained.Trained(config_of(tmp_path), DEEPGLOBE, bands, {}, 0, None, map_rows, None)
+    counts = raster_maps.map_raster(model, path, {"classes": tmp_path / "a_classes.tif"})
+    np.testing.assert_array_equal(np.concatenate(seen), expected)
+    assert counts.sum() == 48 * 30  # all have data
 
 
 def test_progress_is_told_with_rate_and_time_left(workdir, tmp_path, capsys, monkeypatch):

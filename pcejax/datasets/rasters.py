@@ -18,6 +18,10 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 _DTYPES = ("uint8", "uint16", "int16", "float32")
 
+_OPAQUE = (255, 32767, 65535)  # in an alpha band, as GDAL writes it into types of 8 and 16 bits
+
+_ENOUGH = 1_000_000  # pixels above 0 that tell whether a band is alpha
+
 
 class Raster(NamedTuple):
     """A file's bands, all or chosen ones of `num_bands`, and where on the ground they lie.
@@ -40,7 +44,7 @@ def read_raster(path: Path, *, indices: bool = False, bands: Sequence[int] = ())
     Args:
       path: of the file.
       indices: whether a palette's indices are the pixels, as in masks, or its colours.
-      bands: counted from 1, in the order wanted; () for all.
+      bands: counted from 1, in the order wanted; () for all. A band of a TIFF that is named is not taken for alpha.
 
     Raises:
       UserError: the file cannot be read, has another type of number, lacks one of the bands, or is a TIFF and the extra
@@ -85,20 +89,25 @@ def _read_picture(path: Path, indices: bool, bands: Sequence[int]) -> Raster:
 
 
 def _read_tiff(path: Path, indices: bool, bands: Sequence[int]) -> Raster:
-    with open_tiff(path) as file:
-        _check_chosen(path, bands, file.num_bands)
+    with open_tiff(path, bands) as file:
+        _check_chosen(path, bands, file.file.count)
         if not indices:
             file.check_bands()
-        pixels, valid = file.read(0, file.frame.height, bands)
+        pixels, valid = file.read(0, file.frame.height)
         return Raster(pixels, valid, file.frame.transform, file.frame.crs, file.num_bands)
 
 
 class Tiff(NamedTuple):
-    """An open TIFF. Bands are counted without an alpha band; `palette` uint8 `[n, 3]` holds the colours of a table."""
+    """An open TIFF. Bands are counted without an alpha band; `palette` uint8 `[n, 3]` holds the colours of a table.
+
+    `bands` are those that `read` gives, counted from 1; `masks` those whose masks tell where data are, None for all.
+    """
 
     path: Path
     frame: Frame
     num_bands: int
+    bands: list[int]
+    masks: list[int] | None
     dtype: str  # that `read` gives: float32 of float64
     palette: np.ndarray | None
     file: Any  # of rasterio
@@ -112,21 +121,19 @@ class Tiff(NamedTuple):
         if self.palette is not None:
             raise UserError(f"{self.path}: holds a palette's indices; expected bands; in QGIS: PCT to RGB")
 
-    def read(self, first: int, stop: int, bands: Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows `[first, stop)`: pixels `[rows, W, bands]`, and bool `[rows, W]`, False where there are no data.
-
-        Args:
-          first: row.
-          stop: row.
-          bands: counted from 1; () for all but alpha.
 
         Raises:
           UserError: the file is damaged.
         """
         window = ((first, stop), (0, self.frame.width))
         with _told(self.path):
-            pixels = np.moveaxis(self.file.read(list(bands or _color_bands(self.file)), window=window), 0, -1)
-            valid = self.file.dataset_mask(window=window) > 0
+            pixels = np.moveaxis(self.file.read(self.bands, window=window), 0, -1)
+            if self.masks is None:
+                valid = self.file.dataset_mask(window=window) > 0
+            else:
+                valid = (self.file.read_masks(self.masks, window=window) > 0).any(0)
         pixels = pixels.astype(self.dtype, copy=False)
         if np.issubdtype(pixels.dtype, np.floating):
             valid &= np.isfinite(pixels).all(-1)
@@ -134,8 +141,12 @@ class Tiff(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_tiff(path: Path) -> Iterator[Tiff]:
+def open_tiff(path: Path, bands: Sequence[int] = ()) -> Iterator[Tiff]:
     """A TIFF or GeoTIFF of any size, to be read by rows.
+
+    Args:
+      path: of the file.
+      bands: to be read, counted from 1; () for all but alpha. One that is named is not taken for alpha.
 
     Raises:
       UserError: it cannot be read, or the extra `geo` is missing.
@@ -155,7 +166,15 @@ def open_tiff(path: Path) -> Iterator[Tiff]:
         if file.colorinterp[0] == rasterio.enums.ColorInterp.palette:
             palette = np.array([color[:3] for _, color in sorted(file.colormap(1).items())], np.uint8)
         dtype = file.dtypes[0] if file.dtypes[0] != "float64" else "float32"
-        yield Tiff(path, frame, len(_color_bands(file)), dtype, palette, file)
+        tagged = [n for n, kind in enumerate(file.colorinterp, 1) if kind.name == "alpha"]
+        with _told(path):
+            alpha = [n for n in tagged if n not in bands and _is_alpha(file, n)]
+        colors = [n for n in file.indexes if n not in alpha]
+        masks = None
+        if alpha != tagged:  # what GDAL has as the mask of other bands is a band
+            flags = rasterio.enums.MaskFlags
+            masks = [n for n, kinds in enumerate(file.mask_flag_enums, 1) if flags.alpha not in kinds]
+        yield Tiff(path, frame, len(colors), list(bands) or colors, masks, dtype, palette, file)
 
 
 def is_tiff(path: Path) -> bool:
@@ -163,8 +182,21 @@ def is_tiff(path: Path) -> bool:
     return path.suffix.lower() in (".tif", ".tiff")
 
 
-def _color_bands(file: Any) -> list[int]:
-    return [n for n, kind in enumerate(file.colorinterp, 1) if kind.name != "alpha"]
+def _is_alpha(file: Any, band: int) -> bool:
+    """Whether a band tagged as alpha is: most of its pixels above 0 are opaque, as they are with soft edges too.
+
+    GDAL tags the last of four bands of 8 bits so unless it is told otherwise, be it near infrared. Blocks are read in a
+    random order, always the same, until they tell.
+    """
+    blocks = [window for _, window in file.block_windows(band)]
+    above = opaque = 0
+    for index in np.random.default_rng(0).permutation(len(blocks)):
+        values = file.read(band, window=blocks[index])
+        above += int(np.count_nonzero(values))
+        opaque += int(np.isin(values, _OPAQUE).sum())
+        if above >= _ENOUGH:
+            break
+    return 2 * opaque >= above
 
 
 @contextlib.contextmanager
