@@ -152,7 +152,7 @@ def compute(
 
 def _some(label: np.ndarray, points: Points | None, seed: int) -> np.ndarray:
     """Labelled pixels int64 `[n]`, row * W + column: of each class at most MAX_PIXELS, or as many as its points."""
-    most = max(MAX_PIXELS, np.bincount(points.class_id).max(initial=0)) if points else MAX_PIXELS
+    most = max(MAX_PIXELS, np.bincount(points.class_id).max(initial=0)) if points is not None else MAX_PIXELS
     found = input_pipeline.find_anchors([label], seed, most).by_class
     at = np.concatenate([np.empty((0, 3), np.int64), *found])
     return np.unique(at[:, 1] * label.shape[1] + at[:, 2])

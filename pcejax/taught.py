@@ -66,7 +66,8 @@ def check_labels(old: dict[str, Any], new: dict[str, Any], workdir: Path) -> Non
     if old["labels_hash"] != new["labels_hash"]:
         raise UserError(
             f"{workdir}: the checkpoint was taught by other labels ({old['label_counts']}) than config and dataset "
-            f"give now ({new['label_counts']}); was the dataset prepared anew? restore it, or take another --workdir"
+            f"give now ({new['label_counts']}); were points moved, or was the dataset prepared anew? restore "
+            "them, or take another --workdir"
         )
 
 
@@ -77,13 +78,8 @@ def check_still(model: trained.Trained, builder: tfds.core.DatasetBuilder, workd
       UserError: they give others, so that nothing tells which pixels the run has seen.
     """
     raw = tiles.read_labelled(builder, model.config)
-    annotated = ((tile.tile_id, tiles.labels_of(tile, model.config, model.legend)) for tile in raw)
-    found = tiles.hash_labels((tile_id, labels.label, labels.class_weights) for tile_id, labels in annotated)
-    if found != model.about["labels_hash"]:
-        raise UserError(
-            f"{workdir}: the run was taught by other labels than config and dataset give now; were points moved, or "
-            "was the dataset prepared anew? restore them, or train in another --workdir"
-        )
+    tile_set = tiles.tile_set_of(raw, [], [tiles.labels_of(tile, model.config, model.legend) for tile in raw])
+    check_labels(model.about, about_run(model.config, tile_set, model.legend, model.bands), workdir)
 
 
 def _class_weights(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,18 +62,13 @@ class TileSet(NamedTuple):
     underfull: list[tuple[int, ...]]  # classes that got fewer points than the budget
 
     def hash(self) -> str:
-        """Of what teaches; see `hash_labels`."""
-        return hash_labels(zip(self.tile_ids, self.labels, self.weights, strict=True))
-
-
-def hash_labels(taught: Iterable[tuple[str, np.ndarray, np.ndarray]]) -> str:
-    """SHA-256 of tile ids, label tiles and class weights: two runs with equal ones were taught by the same labels."""
-    digest = hashlib.sha256()
-    for tile_id, label, weights in taught:
-        digest.update(f"{tile_id}:{label.shape}:".encode())
-        digest.update(label.tobytes())
-        digest.update(weights.tobytes())
-    return digest.hexdigest()
+        """SHA-256 of tile ids, label tiles and weights: two runs with equal hashes were taught by the same labels."""
+        digest = hashlib.sha256()
+        for tile_id, label, weights in zip(self.tile_ids, self.labels, self.weights, strict=True):
+            digest.update(f"{tile_id}:{label.shape}:".encode())
+            digest.update(label.tobytes())
+            digest.update(weights.tobytes())
+        return digest.hexdigest()
 
 
 class Tiles(NamedTuple):
@@ -248,11 +243,17 @@ def load(config: ml_collections.ConfigDict, on_tile: Callable[[int, int], None] 
         for image in pool.map(decode, unlabelled):
             images.append(image)
             on_tile(len(images), len(shapes))
-    labels, clicked, held_out, weights, underfull = (list(field) for field in zip(*annotations, strict=True))
-    if all((label == IGNORE).all() for label in labels):
+    tile_set = tile_set_of(raw, images, annotations)
+    if all((label == IGNORE).all() for label in tile_set.labels):
         raise UserError(
             f"data.train_split={config.data.train_split!r}: no tile has a labelled pixel; use a split with masks"
         )
+    return tile_set
+
+
+def tile_set_of(raw: list[RawTile], images: list[np.ndarray], annotations: list[Annotation]) -> TileSet:
+    """Labelled tiles and what teaches of each; without images, [], what is asked of the labels alone is there."""
+    labels, clicked, held_out, weights, underfull = (list(field) for field in zip(*annotations, strict=True))
     return TileSet([tile.tile_id for tile in raw], images, labels, weights, clicked, held_out, underfull)
 
 

@@ -93,7 +93,8 @@ def test_a_torch_run_that_was_cut_goes_on_with_what_is_whole(data_dir, tmp_path,
     (tmp_path / "checkpoints" / "7" / "sha256.json").unlink()  # as if the save was cut
     assert accuracy.run_torch(config, tmp_path, "again")["step_seconds"] == 1
     assert trained == ["first", "again"]
-    assert Checkpoints(tmp_path).latest_step() == 7
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() == 7
     with config.unlocked():
         config.seed = 9
     with pytest.raises(UserError, match=r"holds a run of another config: seed: 0 there, 9 now"):

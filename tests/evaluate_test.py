@@ -319,7 +319,7 @@ def test_where_the_labels_are_others_than_taught_nothing_is_scored_as_if_they_we
     runs.open_workdir(tmp_path, moved, {})
     evaluate.evaluate(tmp_path, "test")  # none of these tiles taught
     told = (
-        "was taught by other labels than config and dataset give now; were points moved, .*train in another --workdir"
+        r"was taught by other labels \(.*\) than config and dataset give now \(.*\); were points moved, or .*--workdir"
     )
     with pytest.raises(UserError, match=told):
         evaluate.evaluate(tmp_path, "train")
