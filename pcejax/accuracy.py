@@ -188,8 +188,8 @@ def run_torch(config: ml_collections.ConfigDict, workdir: Path, name: str) -> di
     A run that was cut after its training is only scored, and nothing is told of seconds.
 
     Raises:
-      UserError: the workdir holds another run, PyTorch's process, or the one that scores what it learnt, ended by an
-        error.
+      UserError: the workdir holds another run, crops do not fit the tiles, or PyTorch's process, or the one that scores
+        what it learnt, ended by an error.
     """
     runs.check_config(workdir, config)
     with Checkpoints(workdir) as checkpoints:
@@ -208,6 +208,7 @@ def _save_torch(
     builder = datasets.open_dataset(config.data.name, config.data.data_dir)
     legend, bands = datasets.legend_of(builder), datasets.bands_of(builder)
     tile_set = tiles.load(config)
+    input_pipeline.check(config, tile_set)
     about = taught.about_run(config, tile_set, legend, bands)
     state = initial_state(config, trained.num_logits(config, legend), bands)
     arrays, told = train_in_torch(state, config, crops(config, tile_set, about, bands), bands.num, name)

@@ -101,6 +101,12 @@ def test_a_torch_run_that_was_cut_goes_on_with_what_is_whole(data_dir, tmp_path,
         accuracy.run_torch(config, tmp_path, "other")
 
 
+def test_crops_that_are_larger_than_a_tile_are_refused_before_torch_starts(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(accuracy, "train_in_torch", lambda *_: pytest.fail("started"))
+    with pytest.raises(UserError, match=r"data.crop=512 is larger than tile"):
+        accuracy.run_torch(config_of(data_dir, **{"data.crop": 512}), tmp_path, "peer")
+
+
 def test_means_and_spread_are_over_seeds_and_each_seed_is_another_run(monkeypatch):
     runs = []
 
